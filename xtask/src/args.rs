@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line of `cargo xtask`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Development commands of Forecourt.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One development command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install from Debian what the other commands need, and say what.
+    Deps,
+    /// Build the release binaries.
+    Build,
+    /// Build the OS image (cached).
+    Image {
+        /// Build even when nothing changed.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Build the example template `parts-counter` (cached).
+    Template {
+        /// Folder to write it to; by default target/template.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// The main job on this machine, start to end.
+    Demo(DemoOptions),
+    /// Real-machine scenarios; all of them when none is named.
+    Lab(LabOptions),
+    /// Seeded simulation of a site: `--seeds N` or `--seed S`.
+    Sim {
+        /// Arguments of the simulator.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Measurements.
+    Bench(BenchOptions),
+    /// What CI runs; all steps when none is named.
+    Test {
+        /// Steps to run, in the given order.
+        steps: Vec<TestStep>,
+    },
+}
+
+impl Command {
+    /// The word the person typed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Deps => "deps",
+            Self::Build => "build",
+            Self::Image { .. } => "image",
+            Self::Template { .. } => "template",
+            Self::Demo(_) => "demo",
+            Self::Lab(_) => "lab",
+            Self::Sim { .. } => "sim",
+            Self::Bench(_) => "bench",
+            Self::Test { .. } => "test",
+        }
+    }
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// End by itself instead of staying up until Ctrl-C.
+    #[arg(long)]
+    pub once: bool,
+    /// Write the timings to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of `lab`.
+#[derive(Debug, Args)]
+pub struct LabOptions {
+    /// Scenarios to run; see `--list`.
+    pub scenarios: Vec<String>,
+    /// Print the scenarios and end.
+    #[arg(long)]
+    pub list: bool,
+    /// Write the results to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    /// What to measure.
+    pub name: BenchName,
+    /// How often to repeat it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchName {
+    /// Phases of a failover: detect, grant, promote, serving.
+    Failover,
+    /// Size, memory and boot time, against a stock Debian image.
+    Image,
+    /// Power-on to agent ready.
+    Boot,
+}
+
+/// A step of `test`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TestStep {
+    /// Formatting, lints, licences, shell scripts, house rules.
+    Check,
+    /// Unit and integration tests of all crates.
+    Unit,
+    /// Seeded simulation.
+    Sim,
+    /// The dashboard in headless Chromium.
+    Web,
+    /// Real machines.
+    Lab,
+}
+
+impl TestStep {
+    /// All steps, cheapest first.
+    pub const ALL: [Self; 5] = [Self::Check, Self::Unit, Self::Sim, Self::Web, Self::Lab];
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where things are, from the workspace root down.
+
+use std::path::{Path, PathBuf};
+
+/// The workspace root: the folder above this crate.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root").to_path_buf()
+}
+
+/// Cargo's target folder, honouring `CARGO_TARGET_DIR`.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// A release binary.
+pub fn release_bin(name: &str) -> PathBuf {
+    target().join("release").join(name)
+}
+
+/// The OS image, as `cargo xtask image` leaves it.
+pub fn image() -> PathBuf {
+    target().join("image/forecourt.raw")
+}
+
+/// Tools built once per user and kept between checkouts.
+pub fn tool_cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    cache.unwrap_or_else(|| target().join("cache")).join("forecourt/tools")
+}

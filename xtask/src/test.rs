@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: everything CI runs.
+
+use crate::args::{LabOptions, TestStep};
+use crate::{build, check, deps, lab, paths, sh, ui};
+use anyhow::bail;
+
+/// Seeds of the simulation in a test run.
+const SIM_SEEDS: &str = "2000";
+
+/// Counts what passed and keeps what failed.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: Vec<String>,
+}
+
+impl Tally {
+    fn note(&mut self, name: &str, outcome: anyhow::Result<()>) {
+        match outcome {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+}
+
+/// Runs these steps, or all; goes on after a failure, so that one run tells everything.
+pub fn run(steps: &[TestStep]) -> anyhow::Result<()> {
+    let steps = if steps.is_empty() { &TestStep::ALL[..] } else { steps };
+    let mut tally = Tally::default();
+    for step in steps {
+        run_step(*step, &mut tally);
+    }
+    let failed = tally.failed.len();
+    ui::line(&format!("{} passed, {failed} failed", tally.passed));
+    if failed > 0 {
+        bail!("failed: {}", tally.failed.join(", "));
+    }
+    Ok(())
+}
+
+fn run_step(step: TestStep, tally: &mut Tally) {
+    match step {
+        TestStep::Check => {
+            for (name, check) in check::CHECKS {
+                tally.note(name, check());
+            }
+        }
+        TestStep::Unit => tally.note("unit", unit()),
+        TestStep::Sim => tally.note("sim", sim()),
+        TestStep::Web => tally.note("web", web()),
+        TestStep::Lab => lab_scenarios(tally),
+    }
+}
+
+fn unit() -> anyhow::Result<()> {
+    deps::ensure(deps::BUILD)?;
+    let mut command = build::cargo();
+    if sh::find("cargo-nextest").is_some() {
+        command.args(["nextest", "run", "--locked", "--workspace", "--no-fail-fast"]);
+        command.args(["--show-progress", "none", "--status-level", "fail"]);
+    } else {
+        command.args(["test", "--locked", "--workspace", "--no-fail-fast", "--quiet"]);
+    }
+    sh::step("unit tests", &mut command)
+}
+
+fn sim() -> anyhow::Result<()> {
+    let mut command = build::cargo();
+    command.args(["run", "--quiet", "--release", "--locked", "-p", "tests-sim", "--"]);
+    sh::step(&format!("simulation ({SIM_SEEDS} seeds)"), command.args(["--seeds", SIM_SEEDS]))
+}
+
+fn web() -> anyhow::Result<()> {
+    deps::ensure(deps::WEB)?;
+    let mut command = sh::command_in(&paths::root(), "tests/web/run");
+    sh::step("the dashboard in a browser", &mut command)
+}
+
+fn lab_scenarios(tally: &mut Tally) {
+    let options = LabOptions { scenarios: Vec::new(), list: false, json: None };
+    match lab::run_all(&options) {
+        Ok(results) => {
+            for result in results {
+                let outcome = result.error.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)));
+                tally.note(&format!("lab {}", result.name), outcome);
+            }
+        }
+        Err(error) => tally.note("lab", Err(error)),
+    }
+}
