@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Datagrams between the two agents of a pair, sent inside both WireGuard tunnels.
+//!
+//! A datagram may be lost, repeated or late; the receiver drops what is oversized, of another
+//! site, from its own slot, or of an older boot or sequence than it has seen.
+
+use crate::ids::{Epoch, NodeSlot, SiteName, VmName};
+use crate::witness::WitnessRecord;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// UDP port of peer messages, inside the tunnels.
+pub const PEER_PORT: u16 = 7411;
+/// TCP port on which a server offers template chunks to its peer, inside the tunnels.
+pub const PEER_CHUNK_PORT: u16 = 7412;
+/// Longest datagram, in bytes.
+pub const PEER_BYTES_MAX: usize = 4096;
+
+/// By which way a message came, or a path lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// The direct cable.
+    Cable,
+    /// The site's LAN.
+    Lan,
+}
+
+impl Path {
+    /// Both paths, the preferred one first.
+    pub const BOTH: [Self; 2] = [Self::Cable, Self::Lan];
+}
+
+/// One datagram.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerDatagram {
+    /// Contract version, [`crate::PROTOCOL_VERSION`].
+    pub v: u32,
+    /// The site both belong to.
+    pub site: SiteName,
+    /// Who speaks.
+    pub from: NodeSlot,
+    /// Random at each start of the sender's agent: tells a restart from a reordering.
+    pub boot: u64,
+    /// Counts up within `boot`.
+    pub seq: u64,
+    /// What is said.
+    pub body: PeerBody,
+}
+
+/// What one agent tells the other, several times a second.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PeerBody {
+    /// Sender's durable epoch.
+    pub epoch: Epoch,
+    /// Sender's state in words of `agent-core` (PAIR, SUSPECT, SOLO, …).
+    pub state: PeerState,
+    /// Sender's durable in-sync set.
+    pub in_sync: BTreeSet<NodeSlot>,
+    /// Whether the sender's hardware watchdog is armed.
+    pub watchdog_armed: bool,
+    /// Paths on which the sender hears the receiver at this moment.
+    pub hears: BTreeSet<Path>,
+    /// Whether all of the sender's volumes are connected to the receiver's.
+    pub link_up: bool,
+    /// Whether all of the sender's own volumes are up to date.
+    pub disks_up_to_date: bool,
+    /// VMs running on the sender now.
+    pub running: BTreeSet<VmName>,
+    /// VMs the sender has certainly stopped since `epoch` began (a loser's release).
+    pub released: bool,
+    /// Sender's view of the witness, if it heard it lately.
+    pub witness: Option<WitnessRecord>,
+    /// A proposal that waits for the receiver's durable consent, and consents given.
+    pub agree: Option<Agreement>,
+}
+
+/// States a server tells its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PeerState {
+    /// Starting; nothing decided yet.
+    Boot,
+    /// Both servers in sync.
+    Pair,
+    /// Connected, the peer or this one catching up.
+    Resync,
+    /// Replication lost; volumes frozen.
+    Suspect,
+    /// Going on alone under a grant.
+    Solo,
+    /// Lost the arbitration; releasing VMs and volumes.
+    Loser,
+    /// May not run VMs; waiting for the peer, a witness or an operator.
+    Wait,
+    /// Under maintenance.
+    Maint,
+}
+
+/// A step of the pair's own agreement (rule R1, and joins of rule R4).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The epoch both move to.
+    pub epoch: Epoch,
+    /// The in-sync set both move to.
+    pub in_sync: BTreeSet<NodeSlot>,
+    /// Whether the sender has it on disk already.
+    pub durable: bool,
+    /// Whether the sender has marked its own volumes outdated for it.
+    pub outdated: bool,
+}
