@@ -7,7 +7,7 @@
 use crate::ids::{Epoch, NodeSlot, SiteName, VmName};
 use crate::witness::WitnessRecord;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// UDP port of peer messages, inside the tunnels.
 pub const PEER_PORT: u16 = 7411;
@@ -73,6 +73,18 @@ pub struct PeerBody {
     pub witness: Option<WitnessRecord>,
     /// A proposal that waits for the receiver's durable consent, and consents given.
     pub agree: Option<Agreement>,
+    /// Whether the sender's durable state says that it goes on alone.
+    #[serde(default)]
+    pub solo: bool,
+    /// Whether the sender has asked the witness to go on alone at its present epoch.
+    #[serde(default)]
+    pub claimed: bool,
+    /// Whether the sender has it on disk that the receiver's watchdog is armed.
+    #[serde(default)]
+    pub sees_watchdog: bool,
+    /// Sender's durable table of where each VM belongs.
+    #[serde(default)]
+    pub owners: BTreeMap<VmName, NodeSlot>,
 }
 
 /// States a server tells its peer.
