@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! HQ on this host's loopback, and the operator's command line against it.
+
+use crate::artifacts::Artifacts;
+use crate::gateway::{HOST_ADDRESS, free_port};
+use crate::process::Child;
+use crate::rundir::RunDir;
+use crate::timeline::Timeline;
+use anyhow::{Context, bail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A running HQ with its folder.
+pub struct Hq {
+    bin_dir: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    run: Arc<RunDir>,
+    timeline: Timeline,
+    child: Option<Child>,
+}
+
+impl Hq {
+    /// Makes HQ's folder (certificates, online keys, operator token) without starting it.
+    pub fn init(
+        run: &Arc<RunDir>,
+        timeline: &Timeline,
+        artifacts: &Artifacts,
+    ) -> anyhow::Result<Self> {
+        let dir = run.path().join("hq");
+        let hq = Self {
+            bin_dir: artifacts.bin_dir.clone(),
+            dir,
+            port: free_port()?,
+            run: Arc::clone(run),
+            timeline: timeline.clone(),
+            child: None,
+        };
+        let mut command = Command::new(hq.bin_dir.join("forecourt-hq"));
+        command.arg("init").arg("--dir").arg(&hq.dir);
+        command.args(["--address", HOST_ADDRESS, "--address", "127.0.0.1"]);
+        finish(command)?;
+        Ok(hq)
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        let log = self.run.path().join("hq.log");
+        let listen = format!("127.0.0.1:{}", self.port);
+        let args = ["serve", "--dir", &self.dir.display().to_string(), "--listen", &listen]
+            .map(str::to_owned);
+        let program = self.bin_dir.join("forecourt-hq");
+        let mut child = Child::spawn(self.run.book(), "forecourt-hq", &log, &program, args)?;
+        crate::wait::wait_for("HQ to listen", Duration::from_secs(20), || {
+            if let Err(error) = child.check_alive() {
+                return Ok(Some(Err(error)));
+            }
+            Ok(Some(Ok(drop(std::net::TcpStream::connect(&listen)?))))
+        })??;
+        self.child = Some(child);
+        self.timeline.note("hq", format!("listens on https://{listen}"));
+        Ok(())
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill();
+            self.timeline.note("hq", "killed");
+        }
+    }
+
+    /// HQ's folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// HQ's URL on this host.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// HQ's URL as servers reach it.
+    #[must_use]
+    pub fn url_for_servers(&self) -> String {
+        format!("https://{HOST_ADDRESS}:{}", self.port)
+    }
+
+    /// Runs `forecourt` against this HQ and returns what it printed.
+    pub fn cli(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(self.bin_dir.join("forecourt"));
+        command.arg("--hq").arg(self.url());
+        command.arg("--ca").arg(self.dir.join("root-ca.pem"));
+        command.arg("--token").arg(self.dir.join("operator.token"));
+        command.args(args);
+        finish(command)
+    }
+
+    /// Runs `forecourt … --json` and reads its output.
+    pub fn cli_json(&self, args: &[&str]) -> anyhow::Result<Value> {
+        let text = self.cli(&[args, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("forecourt {args:?} printed {text:?}"))
+    }
+}
+
+/// Runs a command to its end and returns its standard output.
+pub fn finish(mut command: Command) -> anyhow::Result<String> {
+    let program = PathBuf::from(command.get_program());
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let args: Vec<String> =
+        command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let out = command.output().with_context(|| format!("Starting {name}"))?;
+    if !out.status.success() {
+        let text = String::from_utf8_lossy(&out.stderr);
+        bail!("`{name} {}` ended with {}: {}", args.join(" "), out.status, text.trim());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
