@@ -1,2 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (being laid)
+//! The agent: carries out what `agent-core` decides and feeds it what happened.
+//!
+//! It decides nothing. One task (`pair`) owns the core; everything slow is done by workers whose
+//! results come back as inputs.
+
+pub mod durable;
+pub mod enrol;
+pub mod hq;
+pub mod identity;
+pub mod paths;

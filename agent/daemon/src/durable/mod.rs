@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What survives a power cut: checksummed slots, whole-file replacement, append-only causes.
+
+pub mod causes;
+pub mod file;
+pub mod slots;

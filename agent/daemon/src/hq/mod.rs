@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Talking to HQ: TLS pinned to the owner's root, one small client, the long poll, the reports.
+
+pub mod client;
+pub mod tls;

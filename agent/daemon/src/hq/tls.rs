@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS to HQ: only the owner's root CA is trusted, whatever the operating system believes.
+//!
+//! While the clock is not trusted (first boot with a dead RTC), validity dates are ignored for
+//! the chain to that root; names, usages and signatures never are. The issuer of a certificate
+//! that is refused is remembered, so that the console can name the box that intercepts TLS.
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thiserror::Error as ThisError;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Most certificates a root bundle may hold.
+const ROOTS_MAX: usize = 8;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, ThisError)]
+pub enum TlsError {
+    /// The PEM holds no usable certificate.
+    #[error("HQ's root CA is no valid PEM certificate")]
+    Roots,
+    /// The verifier or the client certificate was refused.
+    #[error("Cannot set up TLS")]
+    Setup(#[source] Error),
+}
+
+/// What outlives one connection: whether the clock counts, and whom we last refused.
+#[derive(Debug, Default)]
+pub struct TlsMemory {
+    clock_trusted: AtomicBool,
+    refused_issuer: Mutex<Option<String>>,
+}
+
+impl TlsMemory {
+    /// Says whether validity dates are to be judged from now on.
+    pub fn set_clock_trusted(&self, trusted: bool) {
+        self.clock_trusted.store(trusted, Ordering::Relaxed);
+    }
+
+    /// Whether the clock is trusted.
+    #[must_use]
+    pub fn clock_trusted(&self) -> bool {
+        self.clock_trusted.load(Ordering::Relaxed)
+    }
+
+    /// Issuer of the certificate that was last refused as unknown; taken once.
+    pub fn take_refused_issuer(&self) -> Option<String> {
+        self.refused_issuer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn refuse(&self, issuer: String) {
+        *self.refused_issuer.lock().unwrap_or_else(PoisonError::into_inner) = Some(issuer);
+    }
+}
+
+/// Reads the root certificates.
+///
+/// # Errors
+/// [`TlsError::Roots`].
+pub fn root_store(pem: &str) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(pem.as_bytes()).take(ROOTS_MAX) {
+        let cert = cert.map_err(|_| TlsError::Roots)?;
+        store.add(cert).map_err(|_| TlsError::Roots)?;
+    }
+    if store.is_empty() { Err(TlsError::Roots) } else { Ok(store) }
+}
+
+/// A client configuration that trusts `root_pem` only; with a certificate if there is one.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client_config(
+    root_pem: &str,
+    memory: Arc<TlsMemory>,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, TlsError> {
+    let roots = Arc::new(root_store(root_pem)?);
+    let inner = WebPkiServerVerifier::builder(roots)
+        .build()
+        .map_err(|err| TlsError::Setup(Error::General(err.to_string())))?;
+    let builder = ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned { inner, memory }));
+    let mut config = match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TlsError::Setup)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct Pinned {
+    inner: Arc<WebPkiServerVerifier>,
+    memory: Arc<TlsMemory>,
+}
+
+impl Pinned {
+    /// A moment at which the leaf is valid: used only while our own clock is not trusted.
+    fn moment_of(leaf: &CertificateDer<'_>) -> Option<UnixTime> {
+        let (_, cert) = X509Certificate::from_der(leaf).ok()?;
+        let validity = cert.validity();
+        let from = u64::try_from(validity.not_before.timestamp()).ok()?;
+        let to = u64::try_from(validity.not_after.timestamp()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(from + to.checked_sub(from)? / 2)))
+    }
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let mut result = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now);
+        if is_about_dates(&result)
+            && !self.memory.clock_trusted()
+            && let Some(moment) = Self::moment_of(leaf)
+        {
+            result = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, moment);
+        }
+        if matches!(result, Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))) {
+            let issuer = X509Certificate::from_der(leaf).map(|(_, cert)| cert.issuer().to_string());
+            let issuer: String = issuer.unwrap_or_default().chars().take(120).collect();
+            self.memory.refuse(issuer);
+        }
+        result
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn is_about_dates<T>(result: &Result<T, Error>) -> bool {
+    matches!(
+        result,
+        Err(Error::InvalidCertificate(
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        ))
+    )
+}
