@@ -42,6 +42,7 @@ impl Hq {
         let mut command = Command::new(hq.bin_dir.join("forecourt-hq"));
         command.arg("init").arg("--dir").arg(&hq.dir);
         command.args(["--address", HOST_ADDRESS, "--address", "127.0.0.1"]);
+        command.arg("--url").arg(hq.url_for_servers());
         finish(command)?;
         Ok(hq)
     }
@@ -73,6 +74,24 @@ impl Hq {
         }
     }
 
+    /// Makes the catalogue's offline keys in `keys` and has HQ trust their root.
+    pub fn make_keys(&self, keys: &Path) -> anyhow::Result<()> {
+        let keys = keys.display().to_string();
+        let online = self.dir.join("tuf-online.json").display().to_string();
+        self.cli(&["keys", "init", "--dir", &keys, "--online", &online])?;
+        self.cli(&["keys", "trust", "--dir", &keys]).map(drop)
+    }
+
+    /// The owner bundle for claim sticks, as text.
+    pub fn owner_bundle(&self, tuf_root: &Path) -> anyhow::Result<String> {
+        let out = self.dir.join("owner.json");
+        let mut command = Command::new(self.bin_dir.join("forecourt-hq"));
+        command.arg("owner-bundle").arg("--dir").arg(&self.dir).arg("--out").arg(&out);
+        command.arg("--tuf-root").arg(tuf_root);
+        finish(command)?;
+        Ok(std::fs::read_to_string(out)?)
+    }
+
     /// HQ's folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -95,7 +114,7 @@ impl Hq {
     pub fn cli(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(self.bin_dir.join("forecourt"));
         command.arg("--hq").arg(self.url());
-        command.arg("--ca").arg(self.dir.join("root-ca.pem"));
+        command.arg("--ca").arg(self.dir.join("pki/root-ca.pem"));
         command.arg("--token").arg(self.dir.join("operator.token"));
         command.args(args);
         finish(command)

@@ -24,6 +24,8 @@ pub mod process;
 pub mod qmp;
 pub mod rundir;
 pub mod server;
+pub mod site;
 pub mod stick;
 pub mod timeline;
 pub mod wait;
+pub mod writer;

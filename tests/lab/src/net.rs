@@ -6,7 +6,7 @@
 //! with a bounded queue between: a frozen server cannot hold up the others, its frames are dropped
 //! as a full switch buffer would drop them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,7 @@ struct Port {
 struct Tables {
     where_is: HashMap<Mac, usize>,
     bytes: HashMap<(Mac, Mac), u64>,
+    blocked: HashSet<(Mac, Mac)>,
 }
 
 struct Shared {
@@ -153,6 +154,17 @@ impl Switch {
         }
     }
 
+    /// Drops frames from one address to another, or lets them pass again: an outage of what lies
+    /// behind one machine, for some of the others only.
+    pub fn block(&self, from: Mac, to: Mac, blocked: bool) {
+        let mut tables = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocked {
+            tables.blocked.insert((from, to));
+        } else {
+            tables.blocked.remove(&(from, to));
+        }
+    }
+
     /// What went through a port.
     #[must_use]
     pub fn port_bytes(&self, port: &str) -> PortBytes {
@@ -237,6 +249,9 @@ impl Shared {
         let known = {
             let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
             tables.where_is.insert(from_mac, from);
+            if tables.blocked.contains(&(from_mac, to_mac)) {
+                return;
+            }
             *tables.bytes.entry((from_mac, to_mac)).or_default() += frame.len() as u64;
             let is_group = to_mac[0] & 1 == 1;
             if is_group { None } else { tables.where_is.get(&to_mac).copied() }
@@ -363,6 +378,24 @@ mod tests {
         switch.heal_all();
         c.send(B, C, b"back");
         b.hears(b"back");
+    }
+
+    #[test]
+    fn a_block_stops_one_way_between_two_machines_only() {
+        let (_dir, switch, a, b, c) = trio();
+        b.send(ALL, B, b"b");
+        a.hears(b"b");
+        c.hears(b"b");
+        switch.block(A, B, true);
+        a.send(B, A, b"lost");
+        a.send(C, A, b"c");
+        b.send(A, B, b"back");
+        a.hears(b"back");
+        c.hears(b"c");
+        b.hears_nothing();
+        switch.block(A, B, false);
+        a.send(B, A, b"again");
+        b.hears(b"again");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::timeline::Timeline;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use provisioning_protocol::status::{LocalStatus, STATUS_PATH};
 use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,9 @@ const LAB_WANTS: &str = "[Unit]\nWants=forecourt-lab.service\n";
 /// Sizes that servers in the field have, scaled down; the files are sparse.
 const OS_DISK_BYTES: u64 = 16 << 30;
 const DATA_DISK_BYTES: u64 = 20 << 30;
+
+/// Between two looks at a server's status: each costs an emulated server some work.
+const STATUS_PAUSE: Duration = Duration::from_millis(700);
 
 /// What a server is made of.
 #[derive(Debug, Clone)]
@@ -52,7 +56,7 @@ pub struct Server {
 struct Power {
     child: Child,
     qmp: Qmp,
-    channel: Channel,
+    channel: Arc<Channel>,
 }
 
 /// The Ethernet address of a server's LAN card.
@@ -64,6 +68,28 @@ pub fn lan_mac(name: &str) -> Mac {
 fn mac_text(name: &str, card: u8) -> String {
     let number = name.bytes().next().unwrap_or(0) - b'a' + 10;
     format!("52:54:00:46:43:{number:x}{card:x}")
+}
+
+/// A status in one line, for messages.
+#[must_use]
+pub fn brief(status: &LocalStatus) -> String {
+    let vms: Vec<String> = status
+        .server
+        .vms
+        .iter()
+        .map(|vm| format!("{} {:?} {}", vm.name, vm.phase, vm.detail))
+        .collect();
+    let pair = &status.server.pair;
+    format!(
+        "{:?} {:?} epoch {} ({}); VMs [{}]; problems [{}]; HQ \"{}\"",
+        status.enrolment,
+        pair.state,
+        pair.epoch,
+        pair.cause,
+        vms.join(", "),
+        status.server.problems.join("; "),
+        status.hq_error
+    )
 }
 
 impl Server {
@@ -140,7 +166,7 @@ impl Server {
         let mut child = Child::spawn(self.run.book(), &name, &log, program, self.qemu_args()?)?;
         let qmp = Qmp::connect(&self.socket("qmp"), Duration::from_secs(10))
             .or_else(|error| child.check_alive().and(Err(error)))?;
-        let channel = Channel::connect(&self.socket("lab"))?;
+        let channel = Arc::new(Channel::connect(&self.socket("lab"))?);
         self.power = Some(Power { child, qmp, channel });
         self.timeline.note(self.spec.name, "power on");
         Ok(())
@@ -235,6 +261,31 @@ impl Server {
             .channel
             .exec(command, limit)
             .with_context(|| format!("Asking server {}", self.spec.name))
+    }
+
+    /// The lab channel of this power-on, to ask over it from another thread.
+    pub fn channel(&self) -> anyhow::Result<Arc<Channel>> {
+        Ok(Arc::clone(&self.power()?.channel))
+    }
+
+    /// What the agent says of itself and of the pair.
+    pub fn status(&self) -> anyhow::Result<LocalStatus> {
+        let text = self.exec(&format!("cat {STATUS_PATH}"))?.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("{STATUS_PATH}: {text:?}"))
+    }
+
+    /// Waits until the agent's status fulfils a condition.
+    pub fn wait_status<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&LocalStatus) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let what = format!("server {}: {what}", self.spec.name);
+        crate::wait::wait_every(&what, limit, STATUS_PAUSE, || {
+            let status = self.status()?;
+            condition(&status).map(Some).with_context(|| brief(&status))
+        })
     }
 
     /// Waits until the lab's unit answers inside; returns when, since the run's start.
@@ -343,7 +394,7 @@ impl Server {
                 "-drive",
                 &format!("if=none,id=stick,format=raw,file={}", stick.display()),
                 "-device",
-                "qemu-xhci,id=usb",
+                "qemu-xhci,id=usb,addr=0x8",
                 "-device",
                 "usb-storage,drive=stick,bus=usb.0",
                 "-device",
@@ -372,7 +423,7 @@ impl Server {
         let (qmp, lab, tty) = (self.socket("qmp"), self.socket("lab"), self.socket("tty"));
         args.extend([
             "-device".to_owned(),
-            "i6300esb".to_owned(),
+            "i6300esb,addr=0x9".to_owned(),
             "-action".to_owned(),
             "watchdog=reset".to_owned(),
             "-display".to_owned(),
@@ -392,7 +443,7 @@ impl Server {
             "-chardev".to_owned(),
             format!("socket,id=lab,path={},server=on,wait=off", lab.display()),
             "-device".to_owned(),
-            "virtio-serial-pci".to_owned(),
+            "virtio-serial-pci,addr=0xa".to_owned(),
             "-device".to_owned(),
             format!("virtserialport,chardev=lab,name={PORT_NAME}"),
         ]);

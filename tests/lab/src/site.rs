@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A whole site: HQ, the network and two servers, built step by step so that a demo can narrate.
+
+use crate::accel::Accel;
+use crate::artifacts::Artifacts;
+use crate::gateway::{self, Gateway};
+use crate::hq::Hq;
+use crate::http;
+use crate::net::Switch;
+use crate::rundir::RunDir;
+use crate::server::{Server, Spec, lan_mac};
+use crate::timeline::Timeline;
+use anyhow::{Context, bail};
+use provisioning_protocol::peer::PeerState;
+use provisioning_protocol::status::{Enrolment, LocalStatus};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The site's name at HQ.
+pub const SITE: &str = "kassel";
+/// The example VM.
+pub const VM: &str = "parts-counter";
+/// The example VM's address on the LAN.
+pub const VM_ADDRESS: &str = "10.0.2.100";
+/// Memory of a server: the OS, and room for the example VM.
+const MEMORY_MIB: u32 = 2560;
+
+/// Everything a site is made of. Fields are public: a scenario reaches for what it needs.
+pub struct Site {
+    pub artifacts: Artifacts,
+    pub accel: Accel,
+    pub timeline: Timeline,
+    pub run: Arc<RunDir>,
+    pub hq: Hq,
+    pub lan: Switch,
+    pub cable: Switch,
+    pub gateway: Gateway,
+    pub a: Server,
+    pub b: Server,
+    /// Loopback port that leads to the VM's page.
+    pub page_port: u16,
+    /// The claim codes, A's and B's.
+    pub codes: [String; 2],
+}
+
+/// HQ with the example template published and the site defined, before any server.
+pub struct Office {
+    pub artifacts: Artifacts,
+    pub timeline: Timeline,
+    pub run: Arc<RunDir>,
+    pub hq: Hq,
+    keys: PathBuf,
+}
+
+impl Office {
+    /// Makes a run folder and HQ's folder, and starts HQ.
+    pub fn open(artifacts: &Artifacts, name: &str, timeline: &Timeline) -> anyhow::Result<Self> {
+        let run = Arc::new(RunDir::create(&artifacts.out, name)?);
+        let mut hq = Hq::init(&run, timeline, artifacts)?;
+        hq.start()?;
+        let keys = run.path().join("offline-keys");
+        let office =
+            Self { artifacts: artifacts.clone(), timeline: timeline.clone(), run, hq, keys };
+        Ok(office)
+    }
+
+    /// Makes the offline keys and has HQ trust their root.
+    pub fn make_keys(&self) -> anyhow::Result<()> {
+        self.hq.make_keys(&self.keys)
+    }
+
+    /// Builds, signs and publishes the example template.
+    pub fn publish_template(&self) -> anyhow::Result<()> {
+        let built = self.run.path().join("built").display().to_string();
+        let source = self.artifacts.template.display().to_string();
+        let keys = self.keys.display().to_string();
+        self.hq.cli(&["template", "build", &source, "--out", &built])?;
+        self.hq.cli(&["template", "sign", &built, "--keys", &keys])?;
+        self.hq.cli(&["template", "publish", &built])?;
+        Ok(())
+    }
+
+    /// Defines the blueprint and the site; returns the claim codes.
+    pub fn define_site(&self) -> anyhow::Result<[String; 2]> {
+        let blueprint = self.run.path().join("blueprint.yaml");
+        std::fs::write(
+            &blueprint,
+            format!(
+                "name: dealership\nvms:\n  - name: {VM}\n    template: {{ name: {VM}, version: 1 }}\n"
+            ),
+        )?;
+        let site = self.run.path().join("site.yaml");
+        std::fs::write(
+            &site,
+            format!(
+                "name: {SITE}\nblueprint: dealership\nvariables:\n  {VM}:\n    \
+                 address: {VM_ADDRESS}/24\n    gateway: {}\n",
+                gateway::HOST_ADDRESS
+            ),
+        )?;
+        self.hq.cli(&["blueprint", "apply", &blueprint.display().to_string()])?;
+        let answer = self.hq.cli_json(&["site", "create", &site.display().to_string()])?;
+        let code = |slot: &str| -> anyhow::Result<String> {
+            let code = answer["codes"][slot].as_str();
+            Ok(code.with_context(|| format!("No claim code for {slot} in {answer}"))?.to_owned())
+        };
+        Ok([code("A")?, code("B")?])
+    }
+
+    /// Builds the network and the two servers, which stay off.
+    pub fn into_site(self, codes: [String; 2]) -> anyhow::Result<Site> {
+        let accel = self.artifacts.accel()?;
+        let (run, timeline) = (self.run, self.timeline);
+        let lan = Switch::start(run.sockets(), "lan", &["a", "b", gateway::PORT])?;
+        let cable = Switch::start(run.sockets(), "cable", &["a", "b"])?;
+        let mut gateway = Gateway::start(&run, "lan")?;
+        let page_port = gateway.forward(VM_ADDRESS, 80)?;
+        let owner = self.hq.owner_bundle(&self.keys.join("root.json"))?;
+        let server = |name, code: &str| {
+            let image = self.artifacts.image.clone();
+            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, image };
+            Server::new(&run, &timeline, spec, &[("claim.txt", code), ("owner.json", &owner)])
+        };
+        let (a, b) = (server("a", &codes[0])?, server("b", &codes[1])?);
+        Ok(Site {
+            artifacts: self.artifacts,
+            accel,
+            hq: self.hq,
+            lan,
+            cable,
+            gateway,
+            a,
+            b,
+            page_port,
+            codes,
+            timeline,
+            run,
+        })
+    }
+}
+
+/// Bytes a server exchanged over the WAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WanBytes {
+    /// From HQ to the server.
+    pub received: u64,
+    /// From the server to HQ.
+    pub sent: u64,
+}
+
+impl Site {
+    /// A site up to the point where only the power is missing.
+    pub fn prepare(artifacts: &Artifacts, name: &str, timeline: &Timeline) -> anyhow::Result<Self> {
+        let office = Office::open(artifacts, name, timeline)?;
+        office.make_keys()?;
+        office.publish_template()?;
+        let codes = office.define_site()?;
+        office.into_site(codes)
+    }
+
+    /// Boots both servers and waits until the pair is healthy and the VM's page answers.
+    pub fn bring_up(&mut self) -> anyhow::Result<()> {
+        self.a.power_on()?;
+        self.b.power_on()?;
+        for server in [&self.a, &self.b] {
+            server.wait_booted(Duration::from_secs(240))?;
+        }
+        self.wait_enrolled(Duration::from_secs(180))?;
+        self.wait_page(Duration::from_secs(300))?;
+        self.wait_paired(Duration::from_secs(120))
+    }
+
+    /// Waits until both servers are enrolled; returns when.
+    pub fn wait_enrolled(&self, limit: Duration) -> anyhow::Result<f64> {
+        for server in [&self.a, &self.b] {
+            server.wait_status("enrolled", limit, |s| {
+                (s.enrolment == Enrolment::Done).then_some(())
+            })?;
+            self.timeline.note(server.name(), "enrolled");
+        }
+        Ok(self.timeline.now_s())
+    }
+
+    /// Waits until both servers say that they are a pair in sync.
+    pub fn wait_paired(&self, limit: Duration) -> anyhow::Result<()> {
+        for server in [&self.a, &self.b] {
+            server.wait_status("pair in sync", limit, |s| is_paired(s).then_some(()))?;
+        }
+        self.timeline.note("pair", "healthy, in sync");
+        Ok(())
+    }
+
+    /// Waits until the VM's page answers; returns when.
+    pub fn wait_page(&self, limit: Duration) -> anyhow::Result<f64> {
+        crate::wait::wait_for("the VM's page", limit, || {
+            let page = http::get(self.page_port, "/", Duration::from_secs(3))?;
+            if page.status != 200 {
+                bail!("the page answered {}", page.status);
+            }
+            Ok(Some(()))
+        })?;
+        Ok(self.timeline.note(VM, "page answers"))
+    }
+
+    /// The server by its letter.
+    pub fn server(&mut self, name: &str) -> &mut Server {
+        if name == "a" { &mut self.a } else { &mut self.b }
+    }
+
+    /// The letter of the server on which the VM runs, as the servers themselves say.
+    pub fn host_of_vm(&self) -> anyhow::Result<&'static str> {
+        for server in [&self.a, &self.b] {
+            if !server.is_on() {
+                continue;
+            }
+            let unit = format!("systemctl is-active forecourt-vm-{VM}.service");
+            if server.exec(&unit)?.text.trim() == "active" {
+                return Ok(server.name());
+            }
+        }
+        bail!("no server runs {VM}")
+    }
+
+    /// What a server exchanged with HQ since the network was built.
+    #[must_use]
+    pub fn wan_bytes(&self, name: &str) -> WanBytes {
+        let mac = lan_mac(name);
+        WanBytes {
+            received: self.lan.bytes(gateway::MAC, mac),
+            sent: self.lan.bytes(mac, gateway::MAC),
+        }
+    }
+
+    /// Cuts both servers' way to HQ. The way from outside to the VM's page stays.
+    pub fn cut_wan(&self) {
+        self.set_wan_cut(true);
+        self.timeline.note("wan", "cut");
+    }
+
+    /// Heals the way to HQ.
+    pub fn heal_wan(&self) {
+        self.set_wan_cut(false);
+        self.timeline.note("wan", "healed");
+    }
+
+    fn set_wan_cut(&self, cut: bool) {
+        for mac in ["a", "b"].map(lan_mac) {
+            self.lan.block(mac, gateway::MAC, cut);
+            self.lan.block(gateway::MAC, mac, cut);
+        }
+    }
+
+    /// Events HQ has of the site, after the event with this id.
+    pub fn hq_events(&self, after: u64) -> anyhow::Result<Vec<Value>> {
+        let answer =
+            self.hq.cli_json(&["events", "--site", SITE, "--after", &after.to_string()])?;
+        Ok(answer.as_array().cloned().unwrap_or_default())
+    }
+}
+
+/// Whether a server says that both are connected and hold the same data.
+#[must_use]
+pub fn is_paired(status: &LocalStatus) -> bool {
+    let pair = &status.server.pair;
+    pair.state == PeerState::Pair && pair.in_sync.len() == 2 && pair.resync_percent.is_none()
+}
