@@ -386,6 +386,10 @@ mod tests {
         b.send(ALL, B, b"b");
         a.hears(b"b");
         c.hears(b"b");
+        c.send(A, C, b"learnt");
+        // A was not known yet: B hears it too.
+        a.hears(b"learnt");
+        b.hears(b"learnt");
         switch.block(A, B, true);
         a.send(B, A, b"lost");
         a.send(C, A, b"c");
