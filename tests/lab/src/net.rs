@@ -393,9 +393,9 @@ mod tests {
         switch.block(A, B, true);
         a.send(B, A, b"lost");
         a.send(C, A, b"c");
+        c.hears(b"c");
         b.send(A, B, b"back");
         a.hears(b"back");
-        c.hears(b"c");
         b.hears_nothing();
         switch.block(A, B, false);
         a.send(B, A, b"again");
@@ -406,12 +406,14 @@ mod tests {
     fn a_machine_that_does_not_read_holds_up_nobody() {
         let (_dir, switch, a, b, c) = trio();
         b.send(ALL, B, b"x");
+        a.hears(b"x");
+        c.hears(b"x");
         c.send(ALL, C, b"y");
+        a.hears(b"y");
         // The frozen machine's own socket buffer and the queue fill; nothing blocks.
         for _ in 0..4000 {
             a.send(B, A, &[7; 1000]);
         }
-        c.hears(b"x");
         a.send(C, A, b"alive");
         c.hears(b"alive");
         assert!(switch.port_bytes("b").frames_dropped > 0);
