@@ -3,70 +3,365 @@
 //!
 //! [`Input`]s (facts) go in, [`Effect`]s (orders) come out of [`Core::step`]. No clock, no file,
 //! no socket, no randomness in here: the same inputs give the same effects.
+//!
+//! ```text
+//!                     link up, peer heard at my epoch
+//!            ┌──────────────────────────────────────────────┐
+//!            │                                              v
+//!  BOOT ──> SUSPECT <──────────── link lost ──────────────  PAIR
+//!   │        │  │  │                                        ^ │
+//!   │        │  │  └── witness grants, or peer yielded ──┐  │ │ peer alone at a
+//!   │        │  │                                        v  │ │ higher epoch
+//!   │        │  └─ peer or record ahead, or I yield    SOLO │ v
+//!   │        v                                           │  │ LOSER
+//!   │      LOSER ── VMs and volumes released ──> WAIT    └──┘  │
+//!   │                                             │  peer back │
+//!   └── no vote ──> WAIT <────────────────────────┼─ in sync ──┘
+//!                     └── peer, in sync, takes me back ──> PAIR
+//! ```
+//!
+//! Which state a server is in follows from what it has on disk ([`DurableState`]) and from the
+//! link; the rules only ever change what is on disk, and nothing that rests on a change is said
+//! or done before [`Input::Persisted`]. RESYNC is not a state of its own but what any connected
+//! state is called while a disk is being brought up to date.
+//!
+//! | file | rules |
+//! | --- | --- |
+//! | `settle` | R1 yield, R2 grant, R3 lose, R4 join, keeping what the peer yielded |
+//! | `suspect` | R1 who yields, R2 and R9 when to ask the witness |
+//! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
+//! | `loser` | helper answers, eviction |
+//! | `witness`, `ask` | R10, claims, publishing |
+//! | `authority` | R11, the watchdog lease |
+//! | `vms`, `paths`, `talk`, `peer` | VMs, path switch, messages out and in |
+//! | `invariants` | what must hold after every step |
+//! | `why` | states and causes in words |
 
+mod ask;
+mod authority;
 mod config;
 mod effect;
 mod input;
+mod invariants;
+mod loser;
+mod paths;
+mod peer;
+mod settle;
+mod solo;
 mod state;
+mod suspect;
+mod talk;
+mod vms;
+mod why;
+mod witness;
 
 pub use config::Config;
 pub use effect::{Cause, Effect, HelperCode};
 pub use input::{BootFacts, DesiredVm, Disk, Input, LinkSummary, VmRun, VmSet};
 pub use state::{DurableState, Millis, Tie, WitnessMark};
+pub use why::Status;
 
-use provisioning_protocol::ids::{Epoch, NodeSlot};
-use provisioning_protocol::peer::{Path, PeerState};
-use std::collections::BTreeSet;
+use loser::Helper;
+use peer::{PeerFacts, PeerView};
+use provisioning_protocol::ids::NodeSlot;
+use provisioning_protocol::peer::{Path, PeerBody};
+use settle::{Pending, Reason};
+use std::collections::BTreeMap;
+use vms::Vms;
+use witness::WitnessView;
+
+/// Where the server stands; see the diagram above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Boot,
+    Pair,
+    Suspect,
+    Solo,
+    Loser,
+    Wait,
+}
 
 /// One server's decisions.
 #[derive(Debug, Clone)]
 pub struct Core {
     config: Config,
-}
+    now: Millis,
+    out: Vec<Effect>,
 
-/// What a person may see of a core.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// The state.
-    pub state: PeerState,
-    /// The durable epoch.
-    pub epoch: Epoch,
-    /// The durable in-sync set.
-    pub in_sync: BTreeSet<NodeSlot>,
-    /// Paths on which the peer is heard.
-    pub paths: BTreeSet<Path>,
-    /// The path replication uses.
-    pub replication: Path,
-    /// Why the state is what it is, and what is waited for, in one line.
-    pub cause: String,
-    /// What a person should look at, worst first.
-    pub problems: Vec<String>,
+    booted: bool,
+    boot_at: Millis,
+    /// No QEMU was found at boot and nothing has been decided since: a cold start.
+    cold: bool,
+    durable: DurableState,
+    pending: Option<Pending>,
+    next_token: u64,
+
+    mode: Mode,
+    link: Option<LinkSummary>,
+    was_up: bool,
+    ever_up: bool,
+    link_up_since: Millis,
+    link_down_since: Millis,
+    peer: PeerView,
+    witness: WitnessView,
+    /// The witness was asked for a grant at the present epoch.
+    claimed: bool,
+    /// The peer was heard at this epoch, both in sync: then both have it on disk.
+    both_at: Option<provisioning_protocol::ids::Epoch>,
+
+    vms: Vms,
+    desired_known: bool,
+    helpers: BTreeMap<u64, Helper>,
+    evicting: Option<Vec<provisioning_protocol::ids::VmName>>,
+    loser_since: Option<Millis>,
+    reset: bool,
+
+    yields: suspect::Yields,
+    watchdog: Option<bool>,
+    armed_at: Option<Millis>,
+    paths: paths::Paths,
+    reconnected_at: Option<Millis>,
+    sent_at: Option<Millis>,
+    sent: Option<PeerBody>,
+    told: why::Told,
 }
 
 impl Core {
     /// A core that has not booted; the first input must be [`Input::Boot`].
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        let (slot, nonce) = (config.slot, config.nonce);
+        Self {
+            config,
+            now: Millis(0),
+            out: Vec::new(),
+            booted: false,
+            boot_at: Millis(0),
+            cold: true,
+            durable: DurableState::fresh(slot),
+            pending: None,
+            next_token: 0,
+            mode: Mode::Boot,
+            link: None,
+            was_up: false,
+            ever_up: false,
+            link_up_since: Millis(0),
+            link_down_since: Millis(0),
+            peer: PeerView::default(),
+            witness: WitnessView::new(slot, nonce),
+            claimed: false,
+            both_at: None,
+            vms: Vms::default(),
+            desired_known: false,
+            helpers: BTreeMap::new(),
+            evicting: None,
+            loser_since: None,
+            reset: false,
+            yields: suspect::Yields::default(),
+            watchdog: None,
+            armed_at: None,
+            paths: paths::Paths::default(),
+            reconnected_at: None,
+            sent_at: None,
+            sent: None,
+            told: why::Told::default(),
+        }
     }
 
     /// Takes a fact, gives orders. `now` never goes back.
+    ///
+    /// # Panics
+    /// If the first input is not `Boot`, `now` goes back, or an invariant is broken: going on
+    /// would be unsafe, and a restarted agent reads its state from disk.
     pub fn step(&mut self, now: Millis, input: Input) -> Vec<Effect> {
-        let _ = (now, input, &self.config);
-        Vec::new()
+        assert!(now >= self.now, "time went back from {:?} to {now:?}", self.now);
+        assert_eq!(
+            self.booted,
+            !matches!(input, Input::Boot(_)),
+            "Boot must be the first input, and only that"
+        );
+        self.now = now;
+        let tick = matches!(input, Input::Tick);
+        self.absorb(input);
+        self.track();
+        self.settle();
+        self.update_mode();
+        if !self.reset {
+            self.drive(tick);
+        }
+        self.check_invariants();
+        std::mem::take(&mut self.out)
     }
 
-    /// What to show.
+    /// The durable state in force (the last one that was persisted).
     #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
-            state: PeerState::Boot,
-            epoch: Epoch(0),
-            in_sync: BTreeSet::new(),
-            paths: BTreeSet::new(),
-            replication: Path::Cable,
-            cause: String::new(),
-            problems: Vec::new(),
+    pub fn durable(&self) -> &DurableState {
+        &self.durable
+    }
+
+    fn absorb(&mut self, input: Input) {
+        let (now, retry_ms) = (self.now, self.config.retry_ms);
+        match input {
+            Input::Boot(facts) => self.boot(*facts),
+            Input::Tick => {}
+            Input::PeerHeard { path, boot, seq, body } => {
+                self.peer.take(now, path, boot, seq, *body);
+            }
+            Input::LinkChanged(summary) => self.link = Some(summary),
+            Input::HelperAsked { id, vm: _, primary } => {
+                self.helpers.insert(id, Helper { primary, answer: None, at: now });
+            }
+            Input::HelperGone { id } => drop(self.helpers.remove(&id)),
+            Input::WitnessAnswered(answer) => {
+                self.witness.answered(now, answer, &self.durable);
+            }
+            Input::WitnessUnreachable { request_id } => {
+                self.witness.failed(now, request_id, self.config.witness_retry_ms);
+            }
+            Input::Persisted { token } => self.persisted(token),
+            Input::Desired(list) => {
+                self.desired_known = true;
+                self.vms.desired(list);
+            }
+            Input::VolumesReady { vm, ready } => self.vms.ready(&vm, ready),
+            Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
+            Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),
+            Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
+            Input::OutdateDone { ok } => self.yields.outdated = ok,
+            Input::EvictDone { ok } => self.evict_done(ok),
+            Input::WatchdogArmed(armed) => self.watchdog = Some(armed),
         }
     }
+
+    fn boot(&mut self, facts: BootFacts) {
+        self.booted = true;
+        self.boot_at = self.now;
+        self.link_down_since = self.now;
+        self.peer.start(self.now);
+        if let Some(durable) = facts.durable.filter(|state| state.node == self.config.slot) {
+            self.durable = durable;
+        }
+        for (name, run) in &facts.vms {
+            self.vms.found(name, *run);
+        }
+        self.cold = self.vms.alive().next().is_none();
+        self.paths.current = facts.path;
+    }
+
+    fn track(&mut self) {
+        self.peer.track(self.now, self.config.heard_ms);
+        let up = self.link_up();
+        if up && !self.was_up {
+            self.link_up_since = self.now;
+            self.ever_up = true;
+        } else if !up && self.was_up {
+            self.link_down_since = self.now;
+        }
+        self.was_up = up;
+        let both = self.facts().is_some_and(|peer| {
+            peer.paired() && peer.epoch == self.durable.epoch && self.durable.paired()
+        });
+        if both {
+            self.both_at = Some(self.durable.epoch);
+        }
+    }
+
+    fn drive(&mut self, tick: bool) {
+        self.drive_loser();
+        self.answer_helpers();
+        self.drive_vms();
+        self.drive_paths();
+        self.drive_reconnect();
+        self.drive_witness();
+        self.drive_watchdog();
+        if tick {
+            self.renew_lease();
+        }
+        self.tell();
+        self.drive_heartbeat();
+    }
+
+    /// Connected, as far as there are volumes to connect; without volumes, on speaking terms.
+    fn link_up(&self) -> bool {
+        match self.link {
+            None => false,
+            Some(link) if link.volumes == 0 => self.peer.talking(self.now, self.config.heard_ms),
+            Some(link) => link.connected,
+        }
+    }
+
+    /// Whether this server's disks hold everything it was told to hold.
+    fn disks_up_to_date(&self) -> bool {
+        self.link.is_some_and(|link| link.volumes == 0 || link.mine == Disk::UpToDate)
+    }
+
+    fn peer_disks_up_to_date(&self) -> bool {
+        self.link.is_some_and(|link| link.volumes == 0 || link.peers == Disk::UpToDate)
+    }
+
+    fn facts(&self) -> Option<PeerFacts> {
+        self.peer.facts(self.now, self.config.heard_ms, self.config.slot)
+    }
+
+    fn me(&self) -> NodeSlot {
+        self.config.slot
+    }
+
+    /// Alone by right: on disk, and no change under way that ends it.
+    fn solo_in_force(&self) -> bool {
+        self.durable.solo && self.pending.as_ref().is_none_or(|pending| pending.state.solo)
+    }
+
+    /// Both at one epoch, connected, on speaking terms, nobody having asked for more.
+    fn pair_confirmed(&self) -> bool {
+        let settled = self.pending.as_ref().is_none_or(|pending| pending.reason == Reason::Note);
+        settled
+            && self.durable.paired()
+            && self.was_up
+            && self.facts().is_some_and(|peer| {
+                peer.mutual
+                    && peer.paired()
+                    && peer.epoch == self.durable.epoch
+                    && peer.at >= self.link_up_since
+            })
+    }
+
+    fn update_mode(&mut self) {
+        let before = self.mode;
+        self.mode = self.next_mode();
+        if before != self.mode && matches!(self.mode, Mode::Pair | Mode::Solo) {
+            self.cold = false;
+        }
+    }
+
+    fn next_mode(&self) -> Mode {
+        let listening = self.now.since(self.boot_at) < self.config.listen_ms;
+        let unread = self.link.is_none();
+        if self.mode == Mode::Boot && (unread || (listening && self.facts().is_none())) {
+            return Mode::Boot;
+        }
+        if self.durable.solo {
+            return self.solo_mode();
+        }
+        if self.evicting.is_some() {
+            return Mode::Loser;
+        }
+        if !self.durable.votes() {
+            let left = self.vms.here().next().is_some() || !self.helpers.is_empty();
+            return if left { Mode::Loser } else { Mode::Wait };
+        }
+        if !self.was_up {
+            return Mode::Suspect;
+        }
+        let in_step = self.pair_confirmed()
+            && !self.claimed
+            && self.facts().is_some_and(|peer| !peer.claimed && peer.link_up)
+            && self.disks_up_to_date()
+            && self.peer_disks_up_to_date();
+        let was = matches!(self.mode, Mode::Pair | Mode::Solo);
+        if was || in_step { Mode::Pair } else { Mode::Suspect }
+    }
 }
+
+/// The path replication prefers.
+const PREFERRED: Path = Path::Cable;

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of the peer: its newest message, and on which paths it is heard.
+
+use crate::state::Millis;
+use provisioning_protocol::ids::{Epoch, NodeSlot};
+use provisioning_protocol::peer::{Path, PeerBody};
+use std::collections::{BTreeSet, VecDeque};
+
+/// How many earlier boots of the peer are remembered, to drop their late datagrams.
+const RETIRED_MAX: usize = 8;
+/// A copy this far behind the newest is a straggler, no sign of life.
+const BEHIND_MAX: u64 = 10;
+
+/// The peer as heard.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PeerView {
+    boot: Option<u64>,
+    seq: u64,
+    retired: VecDeque<u64>,
+    body: Option<PeerBody>,
+    body_at: Millis,
+    heard: [Option<Millis>; 2],
+    mutual_since: [Option<Millis>; 2],
+    solo_since: Option<Millis>,
+    silent_since: Millis,
+}
+
+/// The newest message in the terms of the rules; exists only while the peer is heard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerFacts {
+    /// When the message came.
+    pub at: Millis,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Whether its in-sync set holds the peer itself.
+    pub votes: bool,
+    /// Whether its in-sync set holds this server.
+    pub has_me: bool,
+    /// Whether it goes on alone.
+    pub solo: bool,
+    /// For how long it has said so without a break.
+    pub solo_ms: u64,
+    /// Whether it asked the witness at its epoch.
+    pub claimed: bool,
+    /// Whether its volumes are connected.
+    pub link_up: bool,
+    /// Whether its disks are up to date.
+    pub disks_up_to_date: bool,
+    /// Whether no VM is left on it and none may be started.
+    pub released: bool,
+    /// Whether it hears us by a path by which we hear it.
+    pub mutual: bool,
+}
+
+impl PeerFacts {
+    /// Whether it counts both servers in sync and does not go on alone.
+    pub fn paired(&self) -> bool {
+        self.votes && self.has_me && !self.solo
+    }
+
+    /// Whether it has given up its vote in our favour.
+    pub fn yielded(&self) -> bool {
+        self.has_me && !self.votes && !self.solo
+    }
+}
+
+fn index(path: Path) -> usize {
+    match path {
+        Path::Cable => 0,
+        Path::Lan => 1,
+    }
+}
+
+impl PeerView {
+    /// Takes a datagram.
+    pub fn take(&mut self, now: Millis, path: Path, boot: u64, seq: u64, body: PeerBody) {
+        if self.boot == Some(boot) {
+            if seq + BEHIND_MAX < self.seq {
+                return;
+            }
+            self.heard[index(path)] = Some(now);
+            if seq <= self.seq {
+                return;
+            }
+        } else {
+            if self.retired.contains(&boot) {
+                return;
+            }
+            if let Some(old) = self.boot.replace(boot) {
+                self.retired.push_back(old);
+                if self.retired.len() > RETIRED_MAX {
+                    self.retired.pop_front();
+                }
+            }
+            self.heard = [None; 2];
+            self.heard[index(path)] = Some(now);
+        }
+        self.seq = seq;
+        self.solo_since = if body.solo { self.solo_since.or(Some(now)) } else { None };
+        self.body_at = now;
+        self.body = Some(body);
+    }
+
+    /// Brings the timers up to `now`.
+    pub fn track(&mut self, now: Millis, heard_ms: u64) {
+        for path in Path::BOTH {
+            let mutual = self.mutual(now, heard_ms, path);
+            let since = &mut self.mutual_since[index(path)];
+            *since = if mutual { since.or(Some(now)) } else { None };
+        }
+        if self.talking(now, heard_ms) {
+            self.silent_since = now;
+        }
+        if self.body(now, heard_ms).is_none() {
+            self.solo_since = None;
+        }
+    }
+
+    /// Whether the peer is heard on `path`.
+    pub fn hears(&self, now: Millis, heard_ms: u64, path: Path) -> bool {
+        self.heard[index(path)].is_some_and(|at| now.since(at) < heard_ms)
+    }
+
+    /// Paths on which the peer is heard.
+    pub fn paths(&self, now: Millis, heard_ms: u64) -> BTreeSet<Path> {
+        Path::BOTH.into_iter().filter(|path| self.hears(now, heard_ms, *path)).collect()
+    }
+
+    /// Whether `path` works both ways.
+    pub fn mutual(&self, now: Millis, heard_ms: u64, path: Path) -> bool {
+        self.hears(now, heard_ms, path)
+            && self.body.as_ref().is_some_and(|body| body.hears.contains(&path))
+    }
+
+    /// Since when `path` has worked both ways.
+    pub fn mutual_since(&self, path: Path) -> Option<Millis> {
+        self.mutual_since[index(path)]
+    }
+
+    /// Whether any path works both ways.
+    pub fn talking(&self, now: Millis, heard_ms: u64) -> bool {
+        Path::BOTH.into_iter().any(|path| self.mutual(now, heard_ms, path))
+    }
+
+    /// Since when no path has worked both ways (now, if one does).
+    pub fn silent_since(&self) -> Millis {
+        self.silent_since
+    }
+
+    /// Starts the silence timer: before this nothing can have been heard.
+    pub fn start(&mut self, now: Millis) {
+        self.silent_since = now;
+    }
+
+    /// The newest message, while the peer is heard.
+    pub fn body(&self, now: Millis, heard_ms: u64) -> Option<&PeerBody> {
+        let heard = Path::BOTH.into_iter().any(|path| self.hears(now, heard_ms, path));
+        self.body.as_ref().filter(|_| heard)
+    }
+
+    /// The newest message as facts, while the peer is heard.
+    pub fn facts(&self, now: Millis, heard_ms: u64, me: NodeSlot) -> Option<PeerFacts> {
+        let body = self.body(now, heard_ms)?;
+        Some(PeerFacts {
+            at: self.body_at,
+            epoch: body.epoch,
+            votes: body.in_sync.contains(&me.peer()),
+            has_me: body.in_sync.contains(&me),
+            solo: body.solo,
+            solo_ms: self.solo_since.map_or(0, |since| now.since(since)),
+            claimed: body.claimed,
+            link_up: body.link_up,
+            disks_up_to_date: body.disks_up_to_date,
+            released: body.released && body.running.is_empty(),
+            mutual: self.talking(now, heard_ms),
+        })
+    }
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every change of what is on disk: at most one under way, and nothing rests on it before it is
+//! there. While one is under way this server acts on the weaker of the two states.
+
+use crate::effect::Effect;
+use crate::peer::PeerFacts;
+use crate::state::{DurableState, WitnessMark};
+use crate::{Core, Disk, Mode};
+use provisioning_protocol::ids::{Epoch, NodeSlot};
+use std::collections::BTreeSet;
+
+/// Why the state changes; for the flight recorder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The witness granted it.
+    Granted,
+    /// The peer has given up its vote.
+    Kept,
+    /// The peer or the witness is ahead.
+    Lost,
+    /// By agreement the peer goes on.
+    Yielded,
+    /// Both in sync (again), this server first.
+    Joined,
+    /// Both in sync (again), after the peer.
+    Followed,
+    /// The peer's VMs are taken over.
+    TookOver,
+    /// Owner entries, marks and flags; neither epoch nor votes.
+    Note,
+}
+
+/// A change under way.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    pub token: u64,
+    pub state: DurableState,
+    pub reason: Reason,
+}
+
+/// A peer that says SOLO at a lower epoch is believed after this long (a late datagram is not).
+const OLD_SOLO_MS: u64 = 3_000;
+/// An own disk that fails under a healthy link costs the vote after this long.
+const DISK_FAILED_MS: u64 = 1_000;
+
+impl Core {
+    pub(crate) fn persist(&mut self, state: DurableState, reason: Reason) {
+        assert!(self.pending.is_none(), "one change at a time");
+        self.next_token += 1;
+        let token = self.next_token;
+        self.out.push(Effect::Persist { token, state: Box::new(state.clone()) });
+        self.pending = Some(Pending { token, state, reason });
+    }
+
+    pub(crate) fn persisted(&mut self, token: u64) {
+        let Some(pending) = self.pending.take_if(|pending| pending.token == token) else {
+            return;
+        };
+        if pending.state.epoch != self.durable.epoch {
+            self.claimed = false;
+            self.yields.forget_plan();
+        }
+        self.durable = pending.state;
+        match pending.reason {
+            Reason::Yielded => self.yields.start_outdate(),
+            Reason::Granted | Reason::Kept | Reason::Joined | Reason::Followed => {
+                self.yields.forget();
+            }
+            Reason::Lost | Reason::TookOver | Reason::Note => {}
+        }
+        self.report_settled(pending.reason);
+    }
+
+    /// Decides on the next change, if none is under way.
+    pub(crate) fn settle(&mut self) {
+        if self.pending.is_some() || self.mode == Mode::Boot || self.reset {
+            return;
+        }
+        let peer = self.facts();
+        let _ = self.lose(peer)
+            || self.keep(peer)
+            || self.follow(peer)
+            || self.join(peer)
+            || self.accept_grant()
+            || self.yield_to_peer(peer)
+            || self.take_over(peer)
+            || self.note(peer);
+    }
+
+    fn base(&self, epoch: Epoch, in_sync: BTreeSet<NodeSlot>) -> DurableState {
+        let solo = in_sync.len() == 1 && in_sync.contains(&self.me());
+        let last_seen =
+            self.witness.trusted(&self.durable).map(WitnessMark::of).or(self.durable.last_seen);
+        DurableState { epoch, in_sync, solo, last_seen, ..self.durable.clone() }
+    }
+
+    fn alone(&self) -> BTreeSet<NodeSlot> {
+        [self.me()].into()
+    }
+
+    fn other(&self) -> BTreeSet<NodeSlot> {
+        [self.me().peer()].into()
+    }
+
+    /// R3: someone is ahead, and I am not in it.
+    fn lose(&mut self, peer: Option<PeerFacts>) -> bool {
+        if !self.durable.votes() {
+            return false;
+        }
+        let Some(epoch) = self.lost_to_peer(peer).or_else(|| self.lost_by_record()) else {
+            return false;
+        };
+        let epoch = epoch.max(self.durable.epoch);
+        let state = DurableState { peer_watchdog: false, ..self.base(epoch, self.other()) };
+        self.persist(state, Reason::Lost);
+        true
+    }
+
+    fn lost_to_peer(&self, peer: Option<PeerFacts>) -> Option<Epoch> {
+        let peer = peer.filter(|peer| peer.solo && peer.votes)?;
+        let mine = self.durable.epoch;
+        let ahead = if self.durable.solo {
+            peer.epoch > mine
+        } else {
+            peer.epoch >= mine || (peer.mutual && peer.solo_ms >= OLD_SOLO_MS)
+        };
+        ahead.then_some(peer.epoch)
+    }
+
+    fn lost_by_record(&self) -> Option<Epoch> {
+        let record = self.witness.trusted(&self.durable)?;
+        let mine = self.durable.epoch;
+        let ahead = record.epoch > mine || (record.epoch == mine && !self.durable.solo);
+        let out = !record.in_sync.contains(&self.me());
+        (ahead && out && !self.was_up).then_some(record.epoch)
+    }
+
+    /// The peer has durably given up its vote in my favour: I may go on without a witness. Not
+    /// if it could still take up a newer offer of mine.
+    fn keep(&mut self, peer: Option<PeerFacts>) -> bool {
+        let Some(peer) = peer.filter(PeerFacts::yielded) else { return false };
+        let can = self.durable.paired()
+            && !self.durable.solo
+            && peer.epoch >= self.durable.epoch
+            && self.may_go_alone()
+            && !(self.was_up && self.peer_disks_up_to_date());
+        if can {
+            let epoch = peer.epoch.max(self.durable.epoch.next());
+            self.persist(self.base(epoch, self.alone()), Reason::Kept);
+        }
+        can
+    }
+
+    /// My disks are whole: newest, or not known to be older (cold) while I have a vote.
+    pub(crate) fn may_go_alone(&self) -> bool {
+        self.link.is_some_and(|link| {
+            !link.split_brain && (link.volumes == 0 || link.mine >= Disk::Consistent)
+        })
+    }
+
+    /// Connected, everything up to date on both sides: nothing stands in the way of a pair.
+    fn joinable(&self) -> bool {
+        self.was_up
+            && self.disks_up_to_date()
+            && self.peer_disks_up_to_date()
+            && self.link.is_some_and(|link| !link.split_brain)
+    }
+
+    /// R4, second half: the peer has the pair on disk at a newer epoch; so shall I.
+    fn follow(&mut self, peer: Option<PeerFacts>) -> bool {
+        let Some(peer) = peer else { return false };
+        let can = peer.paired()
+            && peer.epoch > self.durable.epoch
+            && !self.durable.solo
+            && self.joinable()
+            && peer.at >= self.link_up_since;
+        if can {
+            let mut state = self.base(peer.epoch, NodeSlot::BOTH.into());
+            if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
+                state.owners.clone_from(&body.owners);
+                state.peer_watchdog = body.watchdog_armed;
+            }
+            self.persist(state, Reason::Followed);
+        }
+        can
+    }
+
+    /// R4, first half: who has more to lose goes first, so that a vote is gained only after the
+    /// right to go on without it is gone.
+    fn join(&mut self, peer: Option<PeerFacts>) -> bool {
+        let Some(peer) = peer else { return false };
+        let ready = self.joinable()
+            && peer.mutual
+            && peer.link_up
+            && peer.disks_up_to_date
+            && peer.at >= self.link_up_since;
+        if !ready || !self.goes_first(&peer) || !self.join_needed(&peer) {
+            return false;
+        }
+        let mine = self.durable.epoch;
+        let epoch = self.witness.epoch_seen(mine).max(peer.epoch).max(mine).next();
+        let mut state = self.base(epoch, NodeSlot::BOTH.into());
+        if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
+            state.peer_watchdog = body.watchdog_armed;
+        }
+        self.persist(state, Reason::Joined);
+        true
+    }
+
+    fn goes_first(&self, peer: &PeerFacts) -> bool {
+        let mine = (self.durable.solo, self.durable.votes(), self.me() == NodeSlot::A);
+        let theirs = (peer.solo, peer.votes, self.me() == NodeSlot::B);
+        !(self.durable.solo && peer.solo) && mine > theirs
+    }
+
+    fn join_needed(&self, peer: &PeerFacts) -> bool {
+        let mine = self.durable.epoch;
+        if !self.durable.paired() || self.durable.solo {
+            return true;
+        }
+        if peer.epoch != mine {
+            // A peer behind follows by itself; one ahead without the pair needs a newer epoch.
+            return peer.epoch > mine;
+        }
+        !peer.paired() || self.claimed || peer.claimed || self.record_contradicts()
+    }
+
+    /// The witness stands at my epoch or above with something else than this pair: a late grant.
+    fn record_contradicts(&self) -> bool {
+        let mine = self.durable.epoch;
+        self.witness.record().is_some_and(|record| {
+            record.epoch == self.witness.epoch_seen(mine)
+                && record.epoch >= mine
+                && !self.record_is_this_pair()
+        })
+    }
+
+    pub(crate) fn record_is_this_pair(&self) -> bool {
+        self.witness.record().is_some_and(|record| {
+            record.epoch == self.durable.epoch
+                && record.in_sync == self.durable.in_sync
+                && record.in_sync.len() == 2
+                && record.winner.is_none()
+        })
+    }
+
+    /// R2: a grant counts while nothing has changed since it was asked for, and the link is
+    /// still down.
+    fn accept_grant(&mut self) -> bool {
+        let Some(grant) = self.witness.grant.take() else { return false };
+        let good = grant.base == self.durable.epoch
+            && self.durable.paired()
+            && !self.durable.solo
+            && !self.was_up
+            && self.may_go_alone();
+        if good {
+            let mut state = self.base(grant.epoch, self.alone());
+            state.last_seen = Some(grant.mark);
+            self.persist(state, Reason::Granted);
+        }
+        good
+    }
+
+    /// R1: give up my vote, because the peer asks for it with good reason, because I decided so,
+    /// or because my disk has failed under a healthy link.
+    fn yield_to_peer(&mut self, peer: Option<PeerFacts>) -> bool {
+        let Some(peer) = peer else { return false };
+        if !self.durable.paired() || self.durable.solo || !peer.paired() {
+            return false;
+        }
+        let Some(epoch) = self.yield_epoch(&peer) else { return false };
+        let state = self.base(epoch, self.other());
+        self.persist(state, Reason::Yielded);
+        true
+    }
+
+    /// Two above all that is known: clear of any claim at the present epoch.
+    pub(crate) fn yield_target(&self, peer: &PeerFacts) -> Epoch {
+        self.witness.epoch_seen(self.durable.epoch).max(peer.epoch).next().next()
+    }
+
+    /// Whether my disk has failed while the link and the peer's disk are well.
+    pub(crate) fn disk_failed(&self) -> bool {
+        self.mode == Mode::Pair
+            && self.was_up
+            && self.now.since(self.link_up_since) >= DISK_FAILED_MS
+            && self.peer_disks_up_to_date()
+            && self.link.is_some_and(|link| link.volumes > 0 && link.mine < Disk::Consistent)
+    }
+
+    /// Small things: witness mark, watchdog flag, owner table.
+    fn note(&mut self, peer: Option<PeerFacts>) -> bool {
+        let mut state = self.durable.clone();
+        if let Some(record) = self.witness.record()
+            && self.mark_worth_keeping()
+        {
+            state.last_seen = Some(WitnessMark::of(record));
+        }
+        if self.mode == Mode::Pair && peer.is_some() && self.pair_confirmed() {
+            if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
+                state.peer_watchdog = body.watchdog_armed;
+            }
+            if let Some(owners) = self.better_owners() {
+                state.owners = owners;
+            }
+        }
+        let changed = state != self.durable;
+        if changed {
+            self.persist(state, Reason::Note);
+        }
+        changed
+    }
+
+    /// This pair's own record makes the witness believed anew (R10: both registered again).
+    fn mark_worth_keeping(&self) -> bool {
+        let confirmed = self.mode == Mode::Pair && self.pair_confirmed();
+        (confirmed && self.record_is_this_pair())
+            || (self.mode == Mode::Solo && self.witness.trusted(&self.durable).is_some())
+    }
+}
