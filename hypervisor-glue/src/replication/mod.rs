@@ -8,6 +8,15 @@
 //! The order of an eviction is the caller's, with [`HelpersGone`] as the ticket where a wrong
 //! order would crash the kernel.
 
+mod drbd;
+mod events;
+mod fake;
+mod metadata;
+mod parse;
+
+pub use drbd::{DrbdPaths, DrbdReplication, backing_bytes};
+pub use fake::FakeReplication;
+
 use crate::error::Result;
 use async_trait::async_trait;
 use provisioning_protocol::desired::Secret;

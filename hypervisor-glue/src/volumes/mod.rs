@@ -6,6 +6,15 @@
 //! create_template ─► (write) ─► seal_template ─► snapshot_template ─► vm-VM-DISK + DRBD on top
 //! ```
 
+mod fake;
+mod lvm;
+pub mod size;
+mod survey;
+mod tags;
+
+pub use fake::FakeVolumes;
+pub use lvm::LvmVolumes;
+
 use crate::error::Result;
 use async_trait::async_trait;
 use provisioning_protocol::ids::{DiskName, VmName};
