@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The console as a state machine: events in, actions out.
+//!
+//! ```text
+//!  Overview <-> Events <-> Hardware <-> Machines      1 2 3 4, F1..F4
+//!      ^
+//!      | Esc, or nobody there for a while
+//!      |
+//!  p -> Reason ("why?") --Enter--> Confirm (type REBOOT) --Enter--> Action::Reboot
+//! ```
+
+use crate::facts::Facts;
+use crate::text::Clean;
+
+/// A dialog left alone for so long is closed.
+pub const DIALOG_IDLE_S: u32 = 120;
+/// A page left alone for so long gives way to the overview.
+pub const PAGE_IDLE_S: u32 = 600;
+/// The word that confirms a reboot.
+pub const CONFIRM_WORD: &str = "REBOOT";
+/// Shortest reason that says anything, and longest that is kept.
+pub const REASON_CHARS: std::ops::RangeInclusive<usize> = 4..=100;
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// Everything at a glance.
+    Overview,
+    /// What happened.
+    Events,
+    /// Disks and network cards.
+    Hardware,
+    /// All virtual machines.
+    Machines,
+}
+
+impl Page {
+    /// All pages, in the order of their keys.
+    pub const ALL: [Self; 4] = [Self::Overview, Self::Events, Self::Hardware, Self::Machines];
+
+    /// Its name on the key line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Events => "Events",
+            Self::Hardware => "Disks+network",
+            Self::Machines => "VMs",
+        }
+    }
+}
+
+/// A reboot that is being asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dialog {
+    /// The reason is being typed.
+    Reason {
+        /// So far.
+        typed: String,
+    },
+    /// The word is being typed.
+    Confirm {
+        /// The reason given.
+        reason: String,
+        /// So far.
+        typed: String,
+    },
+    /// What came of it; any key closes it.
+    Note(Clean),
+}
+
+/// A key, as far as the console knows keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// A character.
+    Char(char),
+    /// Function key.
+    F(u8),
+    /// Return.
+    Enter,
+    /// Escape.
+    Escape,
+    /// Backspace or delete.
+    Backspace,
+    /// Towards older or further down.
+    Down,
+    /// Towards newer or further up.
+    Up,
+    /// Anything else: it counts as a sign of life only.
+    Other,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A key was pressed.
+    Key(Key),
+    /// The facts were read anew.
+    Facts(Box<Facts>),
+    /// A second went by.
+    Second,
+    /// An action was carried out, or not.
+    Done(String),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send the whole screen again.
+    Repaint,
+    /// Write down the reason and reboot.
+    Reboot {
+        /// Why, as typed.
+        reason: String,
+    },
+}
+
+/// The console's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screen {
+    /// What is looked at.
+    pub page: Page,
+    /// Lines scrolled down on it.
+    pub scroll: usize,
+    /// The dialog over it.
+    pub dialog: Option<Dialog>,
+    /// What is known.
+    pub facts: Facts,
+    idle_s: u32,
+}
+
+impl Screen {
+    /// The overview.
+    #[must_use]
+    pub fn new(facts: Facts) -> Self {
+        Self { page: Page::Overview, scroll: 0, dialog: None, facts, idle_s: 0 }
+    }
+
+    /// Takes an event and says what is to be done.
+    pub fn step(&mut self, event: Event) -> Option<Action> {
+        match event {
+            Event::Facts(facts) => {
+                self.facts = *facts;
+                None
+            }
+            Event::Second => {
+                self.second();
+                None
+            }
+            Event::Done(text) => {
+                self.dialog = Some(Dialog::Note(Clean::new(&text)));
+                None
+            }
+            Event::Key(key) => {
+                self.idle_s = 0;
+                match self.dialog.take() {
+                    Some(dialog) => self.dialog_key(dialog, key),
+                    None => self.page_key(key),
+                }
+            }
+        }
+    }
+
+    fn second(&mut self) {
+        self.idle_s = self.idle_s.saturating_add(1);
+        if self.idle_s >= DIALOG_IDLE_S {
+            self.dialog = None;
+        }
+        if self.idle_s >= PAGE_IDLE_S {
+            self.open(Page::Overview);
+        }
+    }
+
+    fn open(&mut self, page: Page) {
+        self.page = page;
+        self.scroll = 0;
+    }
+
+    fn page_key(&mut self, key: Key) -> Option<Action> {
+        let by_number = |number: u32| {
+            let index = usize::try_from(number).ok()?.checked_sub(1)?;
+            Page::ALL.get(index).copied()
+        };
+        match key {
+            Key::Char('p' | 'P') => self.dialog = Some(Dialog::Reason { typed: String::new() }),
+            Key::Char('r' | 'R') | Key::Enter => return Some(Action::Repaint),
+            Key::Char('j') | Key::Down => self.scroll = self.scroll.saturating_add(1).min(1000),
+            Key::Char('k') | Key::Up => self.scroll = self.scroll.saturating_sub(1),
+            Key::Char(c) => {
+                let page = c.to_digit(10).and_then(by_number);
+                page.into_iter().for_each(|page| self.open(page));
+            }
+            Key::F(n) => {
+                let page = by_number(n.into());
+                page.into_iter().for_each(|page| self.open(page));
+            }
+            Key::Escape => self.open(Page::Overview),
+            Key::Backspace | Key::Other => (),
+        }
+        None
+    }
+
+    fn dialog_key(&mut self, dialog: Dialog, key: Key) -> Option<Action> {
+        if matches!(dialog, Dialog::Note(_)) || key == Key::Escape {
+            return None;
+        }
+        match dialog {
+            Dialog::Reason { typed } if key == Key::Enter => {
+                let reason = typed.trim().to_owned();
+                self.dialog = Some(if REASON_CHARS.contains(&reason.len()) {
+                    Dialog::Confirm { reason, typed: String::new() }
+                } else {
+                    Dialog::Reason { typed }
+                });
+            }
+            Dialog::Confirm { reason, typed } if key == Key::Enter => {
+                if typed.trim() == CONFIRM_WORD {
+                    return Some(Action::Reboot { reason });
+                }
+                self.dialog = Some(Dialog::Confirm { reason, typed: String::new() });
+            }
+            Dialog::Reason { typed } => {
+                let typed = edited(typed, key, *REASON_CHARS.end());
+                self.dialog = Some(Dialog::Reason { typed });
+            }
+            Dialog::Confirm { reason, typed } => {
+                let typed = edited(typed, key, CONFIRM_WORD.len());
+                self.dialog = Some(Dialog::Confirm { reason, typed });
+            }
+            Dialog::Note(_) => (),
+        }
+        None
+    }
+}
+
+fn edited(mut typed: String, key: Key, max: usize) -> String {
+    match key {
+        Key::Backspace => {
+            typed.pop();
+        }
+        Key::Char(c @ ' '..='~') if typed.len() < max => typed.push(c),
+        _ => (),
+    }
+    typed
+}

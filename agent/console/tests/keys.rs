@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The console's state machine: which keys do what, and what no key can do.
+
+mod common;
+
+use agent_console::screen::{
+    Action, CONFIRM_WORD, DIALOG_IDLE_S, Dialog, Event, Key, PAGE_IDLE_S, Page, Screen,
+};
+use common::{facts, well};
+use proptest::prelude::*;
+
+fn screen() -> Screen {
+    Screen::new(facts(well()))
+}
+
+fn press(screen: &mut Screen, text: &str) -> Option<Action> {
+    let key = |c| if c == '\n' { Key::Enter } else { Key::Char(c) };
+    text.chars().fold(None, |_, c| screen.step(Event::Key(key(c))))
+}
+
+#[test]
+fn digits_and_function_keys_open_pages_and_escape_goes_home() {
+    let mut screen = screen();
+    press(&mut screen, "3");
+    assert_eq!(screen.page, Page::Hardware);
+    screen.step(Event::Key(Key::F(2)));
+    assert_eq!(screen.page, Page::Events);
+    for nothing in [Key::F(9), Key::Char('9'), Key::Char('0'), Key::Other] {
+        assert_eq!(screen.step(Event::Key(nothing)), None);
+    }
+    assert_eq!(screen.page, Page::Events);
+    screen.step(Event::Key(Key::Escape));
+    assert_eq!(screen.page, Page::Overview);
+}
+
+#[test]
+fn a_reboot_needs_a_reason_and_the_word() {
+    let mut screen = screen();
+    let action = press(&mut screen, "pnew power supply\nREBOOT\n");
+    assert_eq!(action, Some(Action::Reboot { reason: "new power supply".into() }));
+    screen.step(Event::Done("The server is rebooting.".into()));
+    assert!(matches!(screen.dialog, Some(Dialog::Note(_))));
+}
+
+#[test]
+fn a_reboot_without_a_reason_or_with_another_word_does_not_happen() {
+    for keys in
+        ["p\nREBOOT\n", "p   \nREBOOT\n", "pabc\nREBOOT\n", "preason\nreboot\n", "preason\n\n"]
+    {
+        assert_eq!(press(&mut screen(), keys), None, "{keys:?}");
+    }
+}
+
+#[test]
+fn escape_or_an_absent_person_cancels_a_reboot() {
+    let mut screen = screen();
+    press(&mut screen, "preason\nREBOOT");
+    screen.step(Event::Key(Key::Escape));
+    assert_eq!(press(&mut screen, "\n"), Some(Action::Repaint));
+
+    press(&mut screen, "preason\nREBOOT");
+    for _ in 0..DIALOG_IDLE_S {
+        screen.step(Event::Second);
+    }
+    assert_eq!(screen.dialog, None);
+    assert_eq!(press(&mut screen, "\n"), Some(Action::Repaint));
+}
+
+#[test]
+fn a_page_nobody_looks_at_gives_way_to_the_overview() {
+    let mut screen = screen();
+    press(&mut screen, "2");
+    for _ in 0..PAGE_IDLE_S {
+        screen.step(Event::Second);
+    }
+    assert_eq!(screen.page, Page::Overview);
+}
+
+#[test]
+fn a_pasted_megabyte_is_kept_to_its_field() {
+    let mut screen = screen();
+    press(&mut screen, "p");
+    press(&mut screen, &"x".repeat(1_000_000));
+    assert!(matches!(&screen.dialog, Some(Dialog::Reason { typed }) if typed.len() == 100));
+}
+
+#[test]
+fn what_is_typed_is_kept_in_ascii() {
+    let mut screen = screen();
+    press(&mut screen, "pa\u{1b}\u{7}\u{202e}\u{f6}bc");
+    assert_eq!(screen.dialog, Some(Dialog::Reason { typed: "abc".into() }));
+}
+
+proptest! {
+    /// Line noise cannot reboot a server: without the word in one piece nothing happens.
+    #[test]
+    fn noise_does_not_reboot(noise in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let mut screen = screen();
+        let mut said = String::new();
+        for byte in noise {
+            let key = match byte {
+                b'\r' => Key::Enter,
+                0x1b => Key::Escape,
+                0x7f => Key::Backspace,
+                byte => Key::Char(char::from(byte)),
+            };
+            said.push(char::from(byte));
+            let action = screen.step(Event::Key(key));
+            if matches!(action, Some(Action::Reboot { .. })) {
+                prop_assert!(CONFIRM_WORD.chars().all(|c| said.contains(c)));
+            }
+        }
+    }
+}
