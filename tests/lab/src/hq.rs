@@ -59,11 +59,18 @@ impl Hq {
             if let Err(error) = child.check_alive() {
                 return Ok(Some(Err(error)));
             }
-            Ok(Some(Ok(drop(std::net::TcpStream::connect(&listen)?))))
+            std::net::TcpStream::connect(&listen)?;
+            Ok(Some(Ok(())))
         })??;
         self.child = Some(child);
         self.timeline.note("hq", format!("listens on https://{listen}"));
         Ok(())
+    }
+
+    /// Whether it was started and not killed since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Kills it.

@@ -15,7 +15,10 @@
 
 pub mod accel;
 pub mod artifacts;
+pub mod bench;
 pub mod channel;
+pub mod demo;
+pub mod failover;
 pub mod gateway;
 pub mod hq;
 pub mod http;
@@ -23,6 +26,8 @@ pub mod net;
 pub mod process;
 pub mod qmp;
 pub mod rundir;
+pub mod scenario;
+pub mod scenarios;
 pub mod server;
 pub mod site;
 pub mod stick;

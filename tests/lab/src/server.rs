@@ -42,6 +42,8 @@ pub struct Spec {
     pub accel: Accel,
     /// The OS image.
     pub image: PathBuf,
+    /// A third disk that holds somebody's files, which must never be touched.
+    pub used_disk: Option<PathBuf>,
 }
 
 /// A server; off until [`Server::power_on`].
@@ -334,6 +336,7 @@ impl Server {
         let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
         add("-name", format!("server-{}", self.spec.name));
         add("-machine", "q35,smm=off".to_owned());
+        add("-uuid", format!("464f5245-434f-5552-5400-00000000000{}", self.spec.name));
         add("-smp", "2".to_owned());
         add("-m", self.spec.memory_mib.to_string());
         args.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));
@@ -358,7 +361,7 @@ impl Server {
         }
         let credentials = [
             ("systemd.extra-unit.forecourt-lab.service", LAB_UNIT),
-            ("systemd.unit-dropin.basic.target", LAB_WANTS),
+            ("systemd.unit-dropin.sysinit.target~lab", LAB_WANTS),
             ("forecourt-lab.sh", LAB_SCRIPT),
         ];
         for (name, text) in credentials {
@@ -386,6 +389,14 @@ impl Server {
                 ),
                 "-device".to_owned(),
                 format!("virtio-blk-pci,drive={id},serial={id},addr={addr}{boot}"),
+            ]);
+        }
+        if let Some(used) = &self.spec.used_disk {
+            args.extend([
+                "-drive".to_owned(),
+                format!("if=none,id=used,format=raw,cache=unsafe,file={}", used.display()),
+                "-device".to_owned(),
+                "virtio-blk-pci,drive=used,serial=used,addr=0x6".to_owned(),
             ]);
         }
         let stick = self.dir.join("stick.raw");

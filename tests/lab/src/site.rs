@@ -9,6 +9,7 @@ use crate::http;
 use crate::net::Switch;
 use crate::rundir::RunDir;
 use crate::server::{Server, Spec, lan_mac};
+use crate::stick;
 use crate::timeline::Timeline;
 use anyhow::{Context, bail};
 use provisioning_protocol::peer::PeerState;
@@ -118,9 +119,12 @@ impl Office {
         let mut gateway = Gateway::start(&run, "lan")?;
         let page_port = gateway.forward(VM_ADDRESS, 80)?;
         let owner = self.hq.owner_bundle(&self.keys.join("root.json"))?;
+        let used_disk = run.path().join("used.raw");
+        stick::write(&used_disk, &[("accounts.txt", "Nobody's to erase.\n")])?;
         let server = |name, code: &str| {
             let image = self.artifacts.image.clone();
-            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, image };
+            let used_disk = (name == "a").then(|| used_disk.clone());
+            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, image, used_disk };
             Server::new(&run, &timeline, spec, &[("claim.txt", code), ("owner.json", &owner)])
         };
         let (a, b) = (server("a", &codes[0])?, server("b", &codes[1])?);
@@ -207,6 +211,12 @@ impl Site {
     /// The server by its letter.
     pub fn server(&mut self, name: &str) -> &mut Server {
         if name == "a" { &mut self.a } else { &mut self.b }
+    }
+
+    /// The file behind server A's third disk, which holds somebody's files.
+    #[must_use]
+    pub fn used_disk(&self) -> PathBuf {
+        self.run.path().join("used.raw")
     }
 
     /// The letter of the server on which the VM runs, as the servers themselves say.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The claim stick: a FAT file system labelled FORECOURT with the claim code and the owner bundle.
+//! Small FAT file systems: the claim stick, labelled FORECOURT, with the claim code and the owner
+//! bundle; and a disk with somebody's files.
 
 use anyhow::{Context, bail};
 use std::fs::File;

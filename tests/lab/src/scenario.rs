@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs scenarios in turn on one pair of servers: booting a pair is what costs.
+
+use crate::artifacts::Artifacts;
+use crate::failover::describe;
+use crate::scenarios::ALL;
+use crate::server::Server;
+use crate::site::Site;
+use crate::timeline::{Event, Timeline};
+use anyhow::{Context, bail};
+use serde::Serialize;
+use std::time::Duration;
+
+/// One scenario. It finds a healthy pair and must leave one.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub about: &'static str,
+    /// What it does.
+    pub run: fn(&mut Site) -> anyhow::Result<()>,
+}
+
+/// What became of one scenario.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Its name.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// The results of a run, with everything that happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Results {
+    /// `kvm` or `tcg`.
+    pub accel: &'static str,
+    /// One for each scenario.
+    pub scenarios: Vec<Outcome>,
+    /// The timeline.
+    pub events: Vec<Event>,
+}
+
+/// Finds scenarios by name; all of them when none is named.
+pub fn select(names: &[String]) -> anyhow::Result<Vec<Scenario>> {
+    for name in names {
+        if !ALL.iter().any(|scenario| scenario.name == name) {
+            bail!("there is no scenario \"{name}\"; `cargo xtask lab --list` shows them");
+        }
+    }
+    let wanted =
+        |scenario: &&Scenario| names.is_empty() || names.iter().any(|n| n == scenario.name);
+    Ok(ALL.iter().filter(wanted).copied().collect())
+}
+
+/// Runs scenarios on one pair, brought up first as a scenario of its own.
+pub fn run(
+    artifacts: &Artifacts,
+    timeline: &Timeline,
+    scenarios: &[Scenario],
+) -> anyhow::Result<Results> {
+    let mut site = Site::prepare(artifacts, "lab", timeline)?;
+    let mut outcomes = Vec::new();
+    let up = Scenario { name: "bring-up", about: "", run: crate::scenarios::bring_up };
+    let mut healthy = run_one(&mut site, &up, &mut outcomes);
+    for scenario in scenarios {
+        if healthy {
+            healthy = run_one(&mut site, scenario, &mut outcomes) || recover(&mut site);
+        } else {
+            let error = Some("not run: the pair is not healthy".to_owned());
+            outcomes.push(Outcome { name: scenario.name.to_owned(), seconds: 0.0, error });
+        }
+    }
+    let accel = site.accel.name();
+    Ok(Results { accel, scenarios: outcomes, events: timeline.events() })
+}
+
+fn run_one(site: &mut Site, scenario: &Scenario, outcomes: &mut Vec<Outcome>) -> bool {
+    let start_s = site.timeline.note("lab", format!("scenario {}", scenario.name));
+    let outcome = (scenario.run)(site);
+    let seconds = site.timeline.now_s() - start_s;
+    let error = outcome.err().map(|error| format!("{error:#}"));
+    let word = error.as_ref().map_or("passed".to_owned(), |error| format!("FAILED: {error}"));
+    site.timeline.note("lab", format!("scenario {} {word} ({seconds:.0} s)", scenario.name));
+    if error.is_some() {
+        collect(site, scenario.name);
+    }
+    let passed = error.is_none();
+    outcomes.push(Outcome { name: scenario.name.to_owned(), seconds, error });
+    passed
+}
+
+/// After a failure: everything on and connected again, so that the next scenario has a chance.
+fn recover(site: &mut Site) -> bool {
+    site.lan.heal_all();
+    site.cable.heal_all();
+    site.heal_wan();
+    let outcome = (|| -> anyhow::Result<()> {
+        if !site.hq.is_running() {
+            site.hq.start()?;
+        }
+        for name in ["a", "b"] {
+            let server = site.server(name);
+            if !server.is_on() {
+                server.power_on()?;
+                server.wait_booted(Duration::from_secs(240))?;
+            }
+        }
+        site.wait_paired(Duration::from_secs(180))
+    })();
+    outcome.is_ok()
+}
+
+/// Saves what helps to understand a failure into the run's folder.
+fn collect(site: &mut Site, scenario: &str) {
+    for name in ["a", "b"] {
+        let server = site.server(name);
+        if let Err(error) = collect_server(server, scenario) {
+            let text = format!("its logs could not be read: {error:#}");
+            site.timeline.note(name, text);
+        }
+    }
+    let folder = site.run.path().display().to_string();
+    site.timeline.note("lab", format!("logs and screens are in {folder}"));
+}
+
+fn collect_server(server: &mut Server, scenario: &str) -> anyhow::Result<()> {
+    if !server.is_on() {
+        return Ok(());
+    }
+    let screen = server.dir().join(format!("{scenario}.png"));
+    server.screendump(&screen).context("Taking a picture of the screen")?;
+    let text = describe(server);
+    std::fs::write(server.dir().join(format!("{scenario}.status")), text)?;
+    let journal = server
+        .exec_for("journalctl -b --no-pager -n 3000 2>&1", Duration::from_secs(90))
+        .context("Reading the journal")?;
+    std::fs::write(server.dir().join(format!("{scenario}.journal")), journal.text)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::select;
+    use crate::scenarios::ALL;
+
+    #[test]
+    fn no_name_means_all_and_an_unknown_name_is_refused() {
+        assert_eq!(select(&[]).unwrap().len(), ALL.len());
+        assert_eq!(select(&[ALL[0].name.to_owned()]).unwrap().len(), 1);
+        assert!(select(&["nonsense".to_owned()]).is_err());
+    }
+}

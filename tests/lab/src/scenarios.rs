@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The scenarios: what is promised, seen on real machines. Each finds and leaves a healthy pair.
+
+use crate::failover::{self, check_verdict, wait_acks};
+use crate::scenario::Scenario;
+use crate::site::{Site, VM, is_paired};
+use crate::writer::Writer;
+use anyhow::{Context, ensure};
+use provisioning_protocol::report::VmPhase;
+use std::time::Duration;
+
+/// All scenarios, in the order they run.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "wan-once",
+        about: "the template crossed the WAN once; the second server copied it from the first",
+        run: wan_once,
+    },
+    Scenario {
+        name: "used-disk",
+        about: "a disk that is not blank is left alone and reported",
+        run: used_disk,
+    },
+    Scenario {
+        name: "agent-kill",
+        about: "the agent is killed while a VM runs: the VM goes on, the agent picks it up",
+        run: agent_kill,
+    },
+    Scenario {
+        name: "failover",
+        about: "the VM's server loses power: the VM comes back with every acknowledged write",
+        run: failover,
+    },
+    Scenario {
+        name: "hq-down-boot",
+        about: "a server boots while HQ is down and joins its peer",
+        run: hq_down_boot,
+    },
+    Scenario {
+        name: "power-both",
+        about: "both servers lose power together and return together",
+        run: power_both,
+    },
+];
+
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+const PAIR_LIMIT: Duration = Duration::from_secs(240);
+
+/// Boots the pair, which every other scenario needs.
+pub fn bring_up(site: &mut Site) -> anyhow::Result<()> {
+    site.bring_up()
+}
+
+fn wan_once(site: &mut Site) -> anyhow::Result<()> {
+    let [a, b] = ["a", "b"].map(|name| site.wan_bytes(name).received);
+    site.timeline.note("wan", format!("received: A {a} bytes, B {b} bytes"));
+    let templates = site.hq.cli_json(&["template", "list"])?;
+    let stored = templates[0]["stored_bytes"].as_u64().context("No stored_bytes")?;
+    let [most, least] = [a.max(b), a.min(b)];
+    ensure!(most >= stored, "{most} bytes crossed the WAN, the template has {stored}");
+    ensure!(least < stored / 20, "the second server drew {least} of {stored} bytes over the WAN");
+    Ok(())
+}
+
+fn used_disk(site: &mut Site) -> anyhow::Result<()> {
+    let status = site.a.status()?;
+    let line = status.disks.iter().find(|line| line.contains("vdc"));
+    let line = line.with_context(|| format!("Nothing about vdc in {:?}", status.disks))?;
+    site.timeline.note("a", line.clone());
+    let text = std::fs::read(site.used_disk())?;
+    let found = text.windows(18).any(|window| window == b"Nobody's to erase.");
+    ensure!(found, "the used disk was overwritten");
+    let volumes = site.a.exec("pvs --noheadings -o pv_name")?.ok()?;
+    ensure!(volumes.contains("vdb") && !volumes.contains("vdc"), "LVM took {volumes}");
+    Ok(())
+}
+
+fn agent_kill(site: &mut Site) -> anyhow::Result<()> {
+    let host = site.host_of_vm()?;
+    let writer = Writer::start(site.page_port, "agent", &site.timeline);
+    wait_acks(&writer, 20, Duration::from_secs(60))?;
+    let unit = format!("systemctl show -P MainPID forecourt-vm-{VM}.service");
+    let qemu_before = site.server(host).exec(&unit)?.ok()?;
+    let agent = "systemctl show -P MainPID forecourt-agent.service";
+    let agent_before = site.server(host).exec(agent)?.ok()?;
+    let kill = format!("kill -9 {}", agent_before.trim());
+    site.server(host).exec(&kill)?.ok()?;
+    let killed_s = site.timeline.note(host, "agent killed");
+    crate::wait::wait_for("a new agent", Duration::from_secs(30), || {
+        let now = site.server(host).exec(agent)?.ok()?;
+        Ok((now.trim() != agent_before.trim() && now.trim() != "0").then_some(()))
+    })?;
+    site.server(host).wait_status("the VM picked up", Duration::from_secs(60), |status| {
+        let picked = |phase| matches!(phase, VmPhase::Running | VmPhase::Healthy);
+        let vm = status.server.vms.iter().any(|vm| picked(vm.phase));
+        (vm && is_paired(status)).then_some(())
+    })?;
+    let qemu_after = site.server(host).exec(&unit)?.ok()?;
+    ensure!(qemu_before == qemu_after, "the VM was restarted: {qemu_before} then {qemu_after}");
+    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
+    let gap_s = writer.longest_gap_s(killed_s);
+    site.timeline.note(VM, format!("longest time without an acknowledgement {gap_s:.1} s"));
+    check_verdict(writer.finish()?)
+}
+
+fn failover(site: &mut Site) -> anyhow::Result<()> {
+    let (times, victim) = failover::kill_host(site, "failover")?;
+    ensure!(times.lost_writes == 0, "{} acknowledged writes are lost", times.lost_writes);
+    failover::return_of(site, victim).map(drop)
+}
+
+fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
+    let host = site.host_of_vm()?;
+    let standby = if host == "a" { "b" } else { "a" };
+    let writer = Writer::start(site.page_port, "hqdown", &site.timeline);
+    wait_acks(&writer, 20, Duration::from_secs(60))?;
+    site.server(standby).kill();
+    // HQ grants, the VM goes on; only then does HQ vanish.
+    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
+    site.hq.kill();
+    site.server(standby).power_on()?;
+    site.server(standby).wait_booted(BOOT_LIMIT)?;
+    site.server(standby).wait_status("HQ missed, in words", BOOT_LIMIT, |status| {
+        (!status.hq_error.is_empty()).then_some(())
+    })?;
+    site.wait_paired(PAIR_LIMIT)?;
+    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
+    site.hq.start()?;
+    site.server(standby).wait_status("HQ found again", Duration::from_secs(120), |status| {
+        (status.hq_error.is_empty() && status.hq_contact_age_s.is_some()).then_some(())
+    })?;
+    check_verdict(writer.finish()?)
+}
+
+fn power_both(site: &mut Site) -> anyhow::Result<()> {
+    let writer = Writer::start(site.page_port, "both", &site.timeline);
+    wait_acks(&writer, 40, Duration::from_secs(60))?;
+    site.a.kill();
+    site.b.kill();
+    let dark_s = site.timeline.now_s();
+    site.a.power_on()?;
+    site.b.power_on()?;
+    site.a.wait_booted(BOOT_LIMIT)?;
+    site.b.wait_booted(BOOT_LIMIT)?;
+    site.wait_page(Duration::from_secs(300))?;
+    site.wait_paired(PAIR_LIMIT)?;
+    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
+    let gap_s = writer.longest_gap_s(dark_s - 5.0);
+    site.timeline.note(VM, format!("back after {gap_s:.1} s"));
+    check_verdict(writer.finish()?)
+}
