@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Chunks: cutting, packing, checking, and the folder they are stored in.
+//! Chunks: naming, packing, checking, and the folder they are stored in.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Shortest chunk cut by content, bytes (the last one before a hole or the end may be shorter).
@@ -11,11 +13,13 @@ pub const CHUNK_BYTES_MIN: usize = 8 * 1024;
 pub const CHUNK_BYTES_AVG: usize = 32 * 1024;
 /// Longest chunk, bytes: bounds what a receiver holds in memory per request.
 pub const CHUNK_BYTES_MAX: usize = 128 * 1024;
+/// zstd level of stored chunks: packed once, sent thousands of times.
+pub const STORE_LEVEL: i32 = 12;
+/// zstd level of chunks packed for the peer on each request.
+pub const PEER_LEVEL: i32 = 1;
 
 /// A chunk's name: BLAKE3 of its unpacked bytes. Lower-case hex in text.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ChunkHash([u8; 32]);
 
@@ -31,31 +35,56 @@ impl ChunkHash {
     /// # Errors
     /// [`HashError`] for anything else.
     pub fn from_hex(text: &str) -> Result<Self, HashError> {
-        todo!()
+        let refuse = || HashError { text: text.chars().take(70).collect() };
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(refuse());
+        }
+        let hash = blake3::Hash::from_hex(text).map_err(|_| refuse())?;
+        Ok(Self(*hash.as_bytes()))
+    }
+
+    /// Reads the path of a request, `ab/abcdef…` or `abcdef…`.
+    #[must_use]
+    pub fn from_path(path: &str) -> Option<Self> {
+        let (fan, name) = path.split_once('/').unwrap_or(("", path));
+        let hash = Self::from_hex(name).ok()?;
+        (fan.is_empty() || fan == &name[..2]).then_some(hash)
     }
 
     /// Path below a chunk store or a chunk URL: `ab/abcdef…`.
     #[must_use]
     pub fn path(&self) -> String {
-        todo!()
+        let hex = self.to_string();
+        format!("{}/{hex}", &hex[..2])
     }
 }
+
+impl From<blake3::Hash> for ChunkHash {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
 impl TryFrom<String> for ChunkHash {
     type Error = HashError;
-    fn try_from(t: String) -> Result<Self, HashError> {
-        Self::from_hex(&t)
+
+    fn try_from(text: String) -> Result<Self, HashError> {
+        Self::from_hex(&text)
     }
 }
+
 impl From<ChunkHash> for String {
-    fn from(h: ChunkHash) -> String {
-        h.to_string()
+    fn from(hash: ChunkHash) -> Self {
+        hash.to_string()
     }
 }
+
 impl fmt::Display for ChunkHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
 }
+
 impl fmt::Debug for ChunkHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -75,23 +104,36 @@ pub struct HashError {
 pub enum ChunkError {
     /// Longer packed than any chunk of that length can be.
     #[error("chunk {hash} is {got} bytes packed, at most {max} are possible")]
-    TooLong { hash: ChunkHash, got: usize, max: usize },
+    TooLong {
+        /// The chunk asked for.
+        hash: ChunkHash,
+        /// Packed bytes.
+        got: usize,
+        /// Most that are possible.
+        max: usize,
+    },
     /// Not a zstd frame, or one that unpacks to more than the signed length.
     #[error("chunk {hash} does not unpack to its {length} bytes")]
     Unpack {
+        /// The chunk asked for.
         hash: ChunkHash,
+        /// Its signed length.
         length: usize,
-        #[source]
+        /// The unpacker's words.
         source: std::io::Error,
     },
     /// Unpacks to other bytes.
     #[error("chunk {hash} holds other bytes than its name says")]
-    Differs { hash: ChunkHash },
-    /// The store could not be read or written.
-    #[error("chunk file {path} cannot be used")]
+    Differs {
+        /// The chunk asked for.
+        hash: ChunkHash,
+    },
+    /// The file could not be read or written.
+    #[error("{path} cannot be used")]
     Io {
+        /// The file.
         path: PathBuf,
-        #[source]
+        /// The system's words.
         source: std::io::Error,
     },
 }
@@ -105,7 +147,7 @@ pub fn packed_bytes_max(length: usize) -> usize {
 /// Packs a chunk as one zstd frame.
 #[must_use]
 pub fn pack(bytes: &[u8], level: i32) -> Vec<u8> {
-    todo!()
+    zstd::bulk::compress(bytes, level).expect("the buffer is as long as zstd can need")
 }
 
 /// Unpacks a chunk and checks it against its name; never unpacks more than `length` bytes.
@@ -113,7 +155,20 @@ pub fn pack(bytes: &[u8], level: i32) -> Vec<u8> {
 /// # Errors
 /// [`ChunkError`] if it is not that chunk.
 pub fn unpack(hash: &ChunkHash, length: usize, packed: &[u8]) -> Result<Bytes, ChunkError> {
-    todo!()
+    let hash = *hash;
+    let max = packed_bytes_max(length);
+    if packed.len() > max {
+        return Err(ChunkError::TooLong { hash, got: packed.len(), max });
+    }
+    let bytes = zstd::bulk::decompress(packed, length).map_err(|source| ChunkError::Unpack {
+        hash,
+        length,
+        source,
+    })?;
+    if bytes.len() != length || ChunkHash::of(&bytes) != hash {
+        return Err(ChunkError::Differs { hash });
+    }
+    Ok(bytes.into())
 }
 
 /// A folder of packed chunks: `ab/abcdef…`. HQ's is served as static files.
@@ -128,7 +183,9 @@ impl ChunkStore {
     /// # Errors
     /// [`ChunkError::Io`].
     pub fn open(folder: &Path) -> Result<Self, ChunkError> {
-        todo!()
+        std::fs::create_dir_all(folder)
+            .map_err(|source| ChunkError::Io { path: folder.to_path_buf(), source })?;
+        Ok(Self { folder: folder.to_path_buf() })
     }
 
     /// File of a chunk, present or not. Safe to serve as it is.
@@ -140,7 +197,8 @@ impl ChunkStore {
     /// Packed size of a chunk that is here.
     #[must_use]
     pub fn packed_len(&self, hash: &ChunkHash) -> Option<u64> {
-        todo!()
+        let meta = std::fs::metadata(self.file(hash)).ok()?;
+        (meta.is_file() && meta.len() > 0).then_some(meta.len())
     }
 
     /// Packs and stores a chunk, unless it is here; returns its packed size. Atomic.
@@ -148,7 +206,12 @@ impl ChunkStore {
     /// # Errors
     /// [`ChunkError::Io`].
     pub fn add(&self, hash: &ChunkHash, bytes: &[u8]) -> Result<u64, ChunkError> {
-        todo!()
+        if let Some(length) = self.packed_len(hash) {
+            return Ok(length);
+        }
+        let packed = pack(bytes, STORE_LEVEL);
+        self.write(hash, &packed)?;
+        Ok(u64::try_from(packed.len()).expect("a chunk's length fits"))
     }
 
     /// Stores an uploaded, packed chunk after unpacking and checking it (HQ's upload).
@@ -156,7 +219,20 @@ impl ChunkStore {
     /// # Errors
     /// [`ChunkError`] if it is not that chunk.
     pub fn add_packed(&self, hash: &ChunkHash, packed: &[u8]) -> Result<(), ChunkError> {
-        todo!()
+        let max = packed_bytes_max(CHUNK_BYTES_MAX);
+        if packed.len() > max {
+            return Err(ChunkError::TooLong { hash: *hash, got: packed.len(), max });
+        }
+        let bytes = zstd::bulk::decompress(packed, CHUNK_BYTES_MAX).map_err(|source| {
+            ChunkError::Unpack { hash: *hash, length: CHUNK_BYTES_MAX, source }
+        })?;
+        if ChunkHash::of(&bytes) != *hash {
+            return Err(ChunkError::Differs { hash: *hash });
+        }
+        if self.packed_len(hash).is_some() {
+            return Ok(());
+        }
+        self.write(hash, packed)
     }
 
     /// Packed bytes of a chunk, unchecked (the CLI's upload).
@@ -164,6 +240,92 @@ impl ChunkStore {
     /// # Errors
     /// [`ChunkError::Io`], also when it is not here.
     pub fn read_packed(&self, hash: &ChunkHash) -> Result<Vec<u8>, ChunkError> {
-        todo!()
+        let path = self.file(hash);
+        std::fs::read(&path).map_err(|source| ChunkError::Io { path, source })
+    }
+
+    fn write(&self, hash: &ChunkHash, packed: &[u8]) -> Result<(), ChunkError> {
+        let path = self.file(hash);
+        let folder = path.parent().expect("a chunk lies in a fan-out folder").to_path_buf();
+        write_atomic(&folder, &path, packed).map_err(|source| ChunkError::Io { path, source })
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, also after a power cut.
+pub(crate) fn write_atomic(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_data()?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(mode)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_survives_packing() {
+        let bytes = b"counter".repeat(1000);
+        let hash = ChunkHash::of(&bytes);
+        let got = unpack(&hash, bytes.len(), &pack(&bytes, STORE_LEVEL)).expect("unpacked");
+        assert_eq!(got, bytes);
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_chunk_are_refused() {
+        let bytes = b"counter".repeat(1000);
+        let hash = ChunkHash::of(&bytes);
+        let good = pack(&bytes, 1);
+        let mut flipped = good.clone();
+        *flipped.last_mut().expect("not empty") ^= 1;
+        let bomb = pack(&vec![0; 1 << 30], 1);
+        let other = pack(&b"retnuoc".repeat(1000), 1);
+        let cases: [(&str, &[u8]); 7] = [
+            ("flipped", &flipped),
+            ("one byte short", &good[..good.len() - 1]),
+            ("empty", &[]),
+            ("other bytes", &other),
+            ("bomb", &bomb),
+            ("no zstd", b"HTTP/1.1 200 OK"),
+            ("endless", &[0x28; 1 << 20]),
+        ];
+        for (what, packed) in cases {
+            assert!(unpack(&hash, bytes.len(), packed).is_err(), "{what} was accepted");
+        }
+        assert!(unpack(&hash, bytes.len() - 1, &good).is_err(), "longer than signed was accepted");
+        assert!(unpack(&hash, bytes.len() + 1, &good).is_err(), "shorter than signed was accepted");
+    }
+
+    #[test]
+    fn names_that_could_leave_the_store_are_refused() {
+        let hash = ChunkHash::of(b"x");
+        let hex = hash.to_string();
+        assert_eq!(ChunkHash::from_path(&hash.path()), Some(hash));
+        assert_eq!(ChunkHash::from_path(&hex), Some(hash));
+        let upper = hex.to_uppercase();
+        let wrong_fan = format!("zz/{hex}");
+        let nested = format!("{}/../{hex}", &hex[..2]);
+        for bad in ["", "..", "../../etc/passwd", &upper, &wrong_fan, &nested, &hex[1..], "é/é"] {
+            assert_eq!(ChunkHash::from_path(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_uploaded_chunk_is_checked_before_it_is_stored() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ChunkStore::open(folder.path()).expect("opened");
+        let bytes = b"counter".repeat(1000);
+        let hash = ChunkHash::of(&bytes);
+        let wrong = ChunkHash::of(b"other");
+        let bomb = pack(&vec![0; 1 << 30], 1);
+        assert!(store.add_packed(&wrong, &pack(&bytes, 3)).is_err());
+        assert!(store.add_packed(&ChunkHash::of(&[]), &bomb).is_err());
+        assert_eq!(store.packed_len(&wrong), None);
+        store.add_packed(&hash, &pack(&bytes, 3)).expect("stored");
+        assert_eq!(store.read_packed(&hash).expect("there"), pack(&bytes, 3));
     }
 }

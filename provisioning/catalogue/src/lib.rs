@@ -27,6 +27,7 @@ pub mod chunks;
 pub mod client;
 pub mod fetch;
 pub mod keys;
+pub mod limits;
 pub mod local;
 pub mod manifest;
 pub mod repository;
