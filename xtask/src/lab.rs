@@ -2,21 +2,61 @@
 //! `cargo xtask lab`: real-machine scenarios.
 
 use crate::args::LabOptions;
-use anyhow::bail;
-
-/// What became of one scenario.
-#[derive(Debug, serde::Serialize)]
-pub struct Outcome {
-    pub name: String,
-    pub error: Option<String>,
-}
+use crate::{build, deps, image, paths, template, ui};
+use anyhow::{Context, bail};
+use std::path::Path;
+use tests_lab::artifacts::Artifacts;
+use tests_lab::scenario::{self, Results};
+use tests_lab::scenarios;
+use tests_lab::timeline::Timeline;
 
 /// Runs the scenarios and fails when one failed.
 pub fn run(options: &LabOptions) -> anyhow::Result<()> {
-    run_all(options).map(drop)
+    if options.list {
+        for scenario in scenarios::ALL {
+            ui::line(&format!("{:<14} {}", scenario.name, scenario.about));
+        }
+        return Ok(());
+    }
+    let results = run_all(options)?;
+    let failed: Vec<&str> =
+        results.scenarios.iter().filter(|s| s.error.is_some()).map(|s| s.name.as_str()).collect();
+    ui::line(&format!(
+        "{} passed, {} failed",
+        results.scenarios.len() - failed.len(),
+        failed.len()
+    ));
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
 }
 
-/// Runs the scenarios.
-pub fn run_all(_options: &LabOptions) -> anyhow::Result<Vec<Outcome>> {
-    bail!("no scenario is there yet")
+/// Runs the scenarios and writes the results.
+pub fn run_all(options: &LabOptions) -> anyhow::Result<Results> {
+    let chosen = scenario::select(&options.scenarios)?;
+    let artifacts = artifacts()?;
+    let results = scenario::run(&artifacts, &Timeline::printing(), &chosen)?;
+    if let Some(file) = &options.json {
+        write_json(file, &results)?;
+    }
+    Ok(results)
+}
+
+/// Installs and builds everything the lab starts.
+pub fn artifacts() -> anyhow::Result<Artifacts> {
+    deps::ensure(&[deps::BUILD, deps::LAB].concat())?;
+    build::release()?;
+    image::run(false)?;
+    template::run(None)?;
+    let artifacts = Artifacts::in_target(&paths::target());
+    artifacts.check()?;
+    Ok(artifacts)
+}
+
+/// Writes a report.
+pub fn write_json(file: &Path, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    std::fs::write(file, text).with_context(|| format!("Writing {}", file.display()))
 }

@@ -13,16 +13,6 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// A release binary.
-pub fn release_bin(name: &str) -> PathBuf {
-    target().join("release").join(name)
-}
-
-/// The OS image, as `cargo xtask image` leaves it.
-pub fn image() -> PathBuf {
-    target().join("image/forecourt.raw")
-}
-
 /// Tools built once per user and kept between checkouts.
 pub fn tool_cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")

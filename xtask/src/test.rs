@@ -84,7 +84,7 @@ fn lab_scenarios(tally: &mut Tally) {
     let options = LabOptions { scenarios: Vec::new(), list: false, json: None };
     match lab::run_all(&options) {
         Ok(results) => {
-            for result in results {
+            for result in results.scenarios {
                 let outcome = result.error.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)));
                 tally.note(&format!("lab {}", result.name), outcome);
             }

@@ -34,6 +34,7 @@ pub struct Report {
 /// Runs the demo up to the healthy pair at the end; the site stays up with the value.
 pub fn run(artifacts: &Artifacts, timeline: &Timeline) -> anyhow::Result<(Report, Site)> {
     let mut site = found(artifacts, timeline)?;
+    let _events = site.hq.follow_events()?;
     let start_s = timeline.now_s();
     let (enrolled_s, vm_serving_s) = boot(&mut site)?;
     let [wan_a, wan_b] = ["a", "b"].map(|name| site.wan_bytes(name).received);

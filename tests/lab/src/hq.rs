@@ -7,6 +7,7 @@ use crate::process::Child;
 use crate::rundir::RunDir;
 use crate::timeline::Timeline;
 use anyhow::{Context, bail};
+use provisioning_protocol::operator::EventView;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -120,17 +121,54 @@ impl Hq {
     /// Runs `forecourt` against this HQ and returns what it printed.
     pub fn cli(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(self.bin_dir.join("forecourt"));
-        command.arg("--hq").arg(self.url());
-        command.arg("--ca").arg(self.dir.join("pki/root-ca.pem"));
-        command.arg("--token").arg(self.dir.join("operator.token"));
-        command.args(args);
+        command.args(self.connection()).args(args);
         finish(command)
+    }
+
+    fn connection(&self) -> Vec<String> {
+        let ca = self.dir.join("pki/root-ca.pem").display().to_string();
+        let token = self.dir.join("operator.token").display().to_string();
+        let words = ["--hq", &self.url(), "--ca", &ca, "--token", &token];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Notes each event HQ hears of on the timeline, from now until the value is dropped.
+    pub fn follow_events(&self) -> anyhow::Result<Child> {
+        let out = self.run.path().join("events.jsonl");
+        std::fs::write(&out, "")?;
+        let mut args = self.connection();
+        args.extend(["events", "--limit", "1", "--follow", "--json"].map(str::to_owned));
+        let program = self.bin_dir.join("forecourt");
+        let child = Child::spawn(self.run.book(), "event reader", &out, &program, args)?;
+        let (pid, timeline) = (child.id(), self.timeline.clone());
+        std::thread::spawn(move || narrate(&out, pid, &timeline));
+        Ok(child)
     }
 
     /// Runs `forecourt … --json` and reads its output.
     pub fn cli_json(&self, args: &[&str]) -> anyhow::Result<Value> {
         let text = self.cli(&[args, &["--json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("forecourt {args:?} printed {text:?}"))
+    }
+}
+
+/// Reads events from the growing file `out` as long as the process that writes it lives.
+fn narrate(out: &Path, pid: u32, timeline: &Timeline) {
+    let mut seen = 0;
+    let start = crate::process::start_ticks(pid);
+    while start.is_some() && crate::process::start_ticks(pid) == start {
+        let text = std::fs::read_to_string(out).unwrap_or_default();
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        for line in text.get(seen..whole).unwrap_or("").lines() {
+            if let Ok(view) = serde_json::from_str::<EventView>(line) {
+                let at_s = Duration::from_millis(view.event.at_ms).as_secs_f64();
+                let who = view.slot.map_or("hq".to_owned(), |slot| slot.letter().to_string());
+                let text = format!("[{}] {}", view.event.code, view.event.text);
+                timeline.note_at(timeline.from_epoch_s(at_s), &who, text);
+            }
+        }
+        seen = whole;
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

@@ -7,6 +7,8 @@
 
 use anyhow::{Context, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -142,6 +144,13 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Waits until a person presses Ctrl-C, or until this process is asked to end.
+pub fn wait_for_interrupt() -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    signals.forever().next();
+    Ok(())
 }
 
 /// The last `bytes` of a text file, for error messages.

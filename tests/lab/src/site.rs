@@ -14,7 +14,6 @@ use crate::timeline::Timeline;
 use anyhow::{Context, bail};
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::status::{Enrolment, LocalStatus};
-use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -260,13 +259,6 @@ impl Site {
             self.lan.block(mac, gateway::MAC, cut);
             self.lan.block(gateway::MAC, mac, cut);
         }
-    }
-
-    /// Events HQ has of the site, after the event with this id.
-    pub fn hq_events(&self, after: u64) -> anyhow::Result<Vec<Value>> {
-        let answer =
-            self.hq.cli_json(&["events", "--site", SITE, "--after", &after.to_string()])?;
-        Ok(answer.as_array().cloned().unwrap_or_default())
     }
 }
 
