@@ -2,8 +2,9 @@
 //! The lab channel: commands run inside a server over a virtio-serial port of the lab's own.
 //!
 //! Its other end is a unit that the lab hands to the unmodified image as a systemd credential through
-//! the firmware tables. Each line to the server is `ID BASE64(command)`, each line back
-//! `ID RC BASE64(output)`. Lines may be lost when a server dies; ids tell which answer is whose.
+//! the firmware tables. Each line to the server is `ID BASE64(command)`; lines of `ID + BASE64(part)`
+//! and a last `ID .` come back. The command is wrapped so that its exit code ends its output. Lines
+//! may be lost when a server dies; ids tell which answer is whose.
 
 use anyhow::{Context, bail};
 use base64::Engine;
@@ -39,6 +40,11 @@ impl Output {
     }
 }
 
+/// Set off from whatever a command may print.
+const CODE_MARK: &str = "\n:exit-code:";
+/// The code of a command whose shell did not live to tell it: killed, or no valid script.
+const CODE_UNKNOWN: i32 = 255;
+
 type Waiting = Arc<Mutex<HashMap<u64, Sender<Output>>>>;
 
 /// An open channel to one power-on of a server.
@@ -66,7 +72,8 @@ impl Channel {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = channel();
         self.lock_waiting().insert(id, send);
-        let line = format!("{id} {}\n", STANDARD.encode(command));
+        let script = format!("(\n{command}\n) </dev/null\nprintf '{CODE_MARK}%s' \"$?\"\n");
+        let line = format!("{id} {}\n", STANDARD.encode(script));
         let written =
             self.writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         let answer = match written {
@@ -99,6 +106,7 @@ impl Channel {
 }
 
 fn deliver(mut reader: impl BufRead, waiting: &Waiting) {
+    let mut parts: HashMap<u64, Vec<u8>> = HashMap::new();
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -106,25 +114,40 @@ fn deliver(mut reader: impl BufRead, waiting: &Waiting) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let Some((id, output)) = parse(&String::from_utf8_lossy(&line)) else { continue };
-        let asker = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        if let Some(asker) = asker {
-            asker.send(output).ok();
+        match parse(&String::from_utf8_lossy(&line)) {
+            Some((id, Some(part))) => parts.entry(id).or_default().extend(part),
+            Some((id, None)) => {
+                let output = output(&parts.remove(&id).unwrap_or_default());
+                let asker = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                if let Some(asker) = asker {
+                    asker.send(output).ok();
+                }
+            }
+            None => {}
         }
     }
 }
 
-fn parse(line: &str) -> Option<(u64, Output)> {
-    let mut words = line.trim().splitn(3, ' ');
+/// An id with a part of the output, or with the end of it.
+fn parse(line: &str) -> Option<(u64, Option<Vec<u8>>)> {
+    let mut words = line.trim().split(' ');
     let id = words.next()?.parse().ok()?;
-    let code = words.next()?.parse().ok()?;
-    let text = STANDARD.decode(words.next().unwrap_or("").trim()).ok()?;
-    Some((id, Output { code, text: String::from_utf8_lossy(&text).into_owned() }))
+    match (words.next()?, words.next()) {
+        (".", None) => Some((id, None)),
+        ("+", Some(part)) => Some((id, Some(STANDARD.decode(part).ok()?))),
+        _ => None,
+    }
+}
+
+fn output(bytes: &[u8]) -> Output {
+    let text = String::from_utf8_lossy(bytes);
+    let (text, code) = text.rsplit_once(CODE_MARK).unwrap_or((&text, ""));
+    Output { code: code.parse().unwrap_or(CODE_UNKNOWN), text: text.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Channel, parse};
+    use super::{Channel, Engine, Output, parse};
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
     use std::time::Duration;
@@ -138,8 +161,9 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
             let first = lines.next().unwrap().unwrap();
-            assert_eq!(first, "1 ZWNobyBoaQ==");
-            stream.write_all(b"\xff\x00 half a li\n99 0 aGk=\n1 3 aGkK\n").unwrap();
+            assert!(first.starts_with("1 "), "{first}");
+            stream.write_all(b"\xff\x00 half a li\n99 .\n1 + aGkK\n1 + Cjpl\n").unwrap();
+            stream.write_all(b"1 + eGl0LWNvZGU6Mw==\n1 .\n").unwrap();
             lines.next().unwrap().unwrap();
         });
         let channel = Channel::connect(&path).unwrap();
@@ -152,9 +176,34 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_output_is_an_answer() {
-        assert_eq!(parse("7 0 \n").unwrap().1.text, "");
-        assert_eq!(parse("7 0\n").unwrap().0, 7);
-        assert!(parse("7\n").is_none());
+    fn a_shell_that_died_has_no_code_and_its_output_stays() {
+        assert_eq!(super::output(b"half"), Output { code: 255, text: "half".to_owned() });
+        assert_eq!(super::output(b"\n:exit-code:0"), Output { code: 0, text: String::new() });
+    }
+
+    /// The script that runs in the server, run here against a pair of pipes.
+    #[test]
+    fn the_servers_end_answers_with_the_code_and_the_whole_output() {
+        let dir = crate::rundir::temp_dir("script").unwrap();
+        let port = dir.path().join("port");
+        let script = include_str!("../guest/forecourt-lab.sh")
+            .replace("/dev/virtio-ports/org.forecourt.lab", port.to_str().unwrap());
+        let wrapped = "(\nseq 2000; exit 7\n) </dev/null\nprintf '\n:exit-code:%s' \"$?\"\n";
+        // A file serves as the port: the request is read from its start, answers go to its end.
+        std::fs::write(&port, format!("5 {}\n", super::STANDARD.encode(wrapped))).unwrap();
+        let script = script.replace("exec 3<>", "exec 3<").replace(">&3", ">>\"$port.out\"");
+        let status =
+            std::process::Command::new("sh").arg("-c").arg(script + "\nwait\n").status().unwrap();
+        assert!(status.success());
+        let mut bytes = Vec::new();
+        let answers = std::fs::read_to_string(dir.path().join("port.out")).unwrap();
+        for line in answers.lines() {
+            if let Some((5, Some(part))) = parse(line) {
+                bytes.extend(part);
+            }
+        }
+        assert!(answers.ends_with("5 .\n"));
+        let output = super::output(&bytes);
+        assert_eq!((output.code, output.text.lines().count()), (7, 2000));
     }
 }

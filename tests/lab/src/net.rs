@@ -81,7 +81,7 @@ pub struct PortBytes {
     pub bytes_in: u64,
     /// To the machine.
     pub bytes_out: u64,
-    /// Frames that did not fit the queue of the machine.
+    /// Frames from a cut machine, and frames for a machine that was off or had no room.
     pub frames_dropped: u64,
 }
 
@@ -232,7 +232,9 @@ impl Shared {
         while !self.ending.load(Ordering::Relaxed) {
             match port.socket.recv(&mut buffer) {
                 Ok(length) if length >= 14 => {
-                    if !port.cut_in.load(Ordering::Relaxed) {
+                    if port.cut_in.load(Ordering::Relaxed) {
+                        port.dropped.fetch_add(1, Ordering::Relaxed);
+                    } else {
                         port.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
                         self.forward(index, &buffer[..length]);
                     }
@@ -369,6 +371,9 @@ mod tests {
         a.send(ALL, A, b"one way");
         b.hears(b"one way");
         c.hears(b"one way");
+        // What the cut took is gone for good, so wait until it was taken.
+        let taken = || Ok((switch.port_bytes("b").frames_dropped == 1).then_some(()));
+        crate::wait::wait_for("the lost frame", Duration::from_secs(2), taken).unwrap();
         switch.heal("b", Direction::In);
         switch.cut("b", Direction::Out);
         b.send(C, B, b"out");

@@ -96,7 +96,7 @@ impl Office {
             &site,
             format!(
                 "name: {SITE}\nblueprint: dealership\nvariables:\n  {VM}:\n    \
-                 address: {VM_ADDRESS}/24\n    gateway: {}\n",
+                 ADDRESS: {VM_ADDRESS}/24\n    GATEWAY: {}\n",
                 gateway::HOST_ADDRESS
             ),
         )?;
