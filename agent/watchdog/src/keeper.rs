@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When to pet: pure, the clock is an argument (milliseconds since boot).
+
+use std::time::Duration;
+
+/// Shortest and longest lease an agent may ask for.
+pub const LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
+/// How long after the hardware should have fired the second net is used.
+pub const SECOND_NET: Duration = Duration::from_secs(2);
+
+/// Where the keeper is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nobody depends on a reset: pet.
+    Idle,
+    /// Pet until the lease ends.
+    Armed {
+        /// Length of the lease.
+        lease_ms: u64,
+        /// When it ends unless it is renewed.
+        until_ms: u64,
+    },
+    /// The lease ended: nothing brings this back but a reset.
+    Expired {
+        /// When it ended.
+        at_ms: u64,
+    },
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Pet the device.
+    Pet,
+    /// Leave it alone: it shall fire.
+    Hold,
+    /// It should have fired by now: reboot by other means.
+    Reboot,
+}
+
+/// Decides when to pet.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeper {
+    state: State,
+    /// How long the hardware waits after the last pet.
+    timeout_ms: u64,
+}
+
+impl Keeper {
+    /// Starts from a state, which an earlier process may have left.
+    #[must_use]
+    pub fn new(state: State, timeout_ms: u64) -> Self {
+        Self { state, timeout_ms }
+    }
+
+    /// The state as of now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Moves the state along and tells what to do.
+    pub fn step(&mut self, now_ms: u64) -> Action {
+        if let State::Armed { until_ms, .. } = self.state
+            && now_ms >= until_ms
+        {
+            self.state = State::Expired { at_ms: until_ms };
+        }
+        let State::Expired { at_ms } = self.state else { return Action::Pet };
+        let net_ms = u64::try_from(SECOND_NET.as_millis()).unwrap_or(u64::MAX);
+        if now_ms >= at_ms.saturating_add(self.timeout_ms).saturating_add(net_ms) {
+            Action::Reboot
+        } else {
+            Action::Hold
+        }
+    }
+
+    /// Arms or re-arms.
+    ///
+    /// # Errors
+    /// In words, if the lease is out of bounds or the state is past mending.
+    pub fn arm(&mut self, now_ms: u64, lease_ms: u64) -> Result<(), String> {
+        if !LEASE_MS.contains(&lease_ms) {
+            return Err(format!("a lease of {lease_ms} ms is out of bounds"));
+        }
+        self.alive(now_ms)?;
+        self.state = State::Armed { lease_ms, until_ms: now_ms + lease_ms };
+        Ok(())
+    }
+
+    /// Moves the end of the lease.
+    ///
+    /// # Errors
+    /// In words, if it is not armed or the lease ran out.
+    pub fn renew(&mut self, now_ms: u64) -> Result<(), String> {
+        self.alive(now_ms)?;
+        match self.state {
+            State::Armed { lease_ms, .. } => self.arm(now_ms, lease_ms),
+            _ => Err("not armed".to_owned()),
+        }
+    }
+
+    /// Pets without a lease again.
+    ///
+    /// # Errors
+    /// In words, if the lease ran out.
+    pub fn disarm(&mut self, now_ms: u64) -> Result<(), String> {
+        self.alive(now_ms)?;
+        self.state = State::Idle;
+        Ok(())
+    }
+
+    fn alive(&mut self, now_ms: u64) -> Result<(), String> {
+        self.step(now_ms);
+        match self.state {
+            State::Expired { .. } => Err("the lease ran out: the server will be reset".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn armed() -> Keeper {
+        let mut keeper = Keeper::new(State::Idle, 10_000);
+        keeper.arm(1_000, 8_000).expect("armed");
+        keeper
+    }
+
+    #[test]
+    fn an_idle_server_is_never_reset() {
+        let mut keeper = Keeper::new(State::Idle, 10_000);
+        assert_eq!(keeper.step(0), Action::Pet);
+        assert_eq!(keeper.step(u64::MAX), Action::Pet);
+    }
+
+    #[test]
+    fn petting_ends_with_the_lease_and_the_second_net_follows_the_hardware() {
+        let mut keeper = armed();
+        assert_eq!(keeper.step(8_999), Action::Pet);
+        assert_eq!(keeper.step(9_000), Action::Hold);
+        assert_eq!(keeper.step(20_999), Action::Hold);
+        assert_eq!(keeper.step(21_000), Action::Reboot);
+    }
+
+    #[test]
+    fn renewing_moves_the_end() {
+        let mut keeper = armed();
+        keeper.renew(8_000).expect("renewed");
+        assert_eq!(keeper.step(15_999), Action::Pet);
+        assert_eq!(keeper.step(16_000), Action::Hold);
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_cannot_be_revived() {
+        let mut keeper = armed();
+        assert!(keeper.renew(9_000).is_err());
+        assert!(keeper.arm(9_001, 8_000).is_err());
+        assert!(keeper.disarm(9_002).is_err());
+        assert_eq!(keeper.step(9_003), Action::Hold);
+    }
+
+    #[test]
+    fn disarming_lets_an_agent_go_for_good() {
+        let mut keeper = armed();
+        keeper.disarm(2_000).expect("disarmed");
+        assert_eq!(keeper.step(1_000_000), Action::Pet);
+        assert!(keeper.renew(1_000_000).is_err(), "a renewal must not arm");
+    }
+
+    #[test]
+    fn absurd_leases_are_refused() {
+        let mut keeper = Keeper::new(State::Idle, 10_000);
+        for lease in [0, 999, 60_001, u64::MAX] {
+            assert!(keeper.arm(0, lease).is_err(), "{lease}");
+        }
+    }
+}
