@@ -1,2 +1,252 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (being laid)
+//! A whole site under one seed: two real cores, fake volumes, network, witness and power, in
+//! simulated time. The same seed gives the same run; a failing seed is run again with a trace.
+
+#![expect(clippy::missing_panics_doc, reason = "a panic of the core is a finding, and is caught")]
+
+mod check;
+mod drbd;
+mod faults;
+mod kernel;
+mod net;
+mod opts;
+mod rng;
+mod shell;
+mod world;
+
+pub use opts::{Failure, Mode, Mutation, Opts, Stats};
+
+use agent_core::{Input, VmRun};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use world::{Event, World};
+
+/// Longest time from a healed site to a healthy pair: the grace of a cold start, a resync, and
+/// the rounds of agreement.
+const HEAL_MS_MAX: u64 = 300_000;
+/// Longest time from the loss of a server to all VMs running on the other: detection, the wait
+/// for its watchdog, and the start.
+const FAILOVER_MS_MAX: u64 = 60_000;
+
+/// Runs one seed; a failing one is run again to give its trace.
+///
+/// # Errors
+/// [`Failure`] if a promise was broken or the core panicked.
+pub fn run(seed: u64, opts: Opts) -> Result<Stats, Failure> {
+    match run_once(seed, opts) {
+        Err(_) if !opts.trace => run_once(seed, Opts { trace: true, ..opts }),
+        result => result,
+    }
+}
+
+/// Runs one seed with a trace, which is given also if all holds.
+pub fn run_traced(seed: u64, opts: Opts) -> (Result<Stats, Failure>, Vec<String>) {
+    let mut world = World::new(seed, Opts { trace: true, ..opts });
+    let result = world.result(seed);
+    (result, world.trace)
+}
+
+/// Runs one seed as it is told.
+///
+/// # Errors
+/// [`Failure`], with a trace only if `opts.trace`.
+pub fn run_once(seed: u64, opts: Opts) -> Result<Stats, Failure> {
+    World::new(seed, opts).result(seed)
+}
+
+impl World {
+    fn result(&mut self, seed: u64) -> Result<Stats, Failure> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.live()));
+        if let Err(panic) = outcome {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_default();
+            self.fail(format!("the core stopped: {text}"));
+        }
+        let Some(what) = self.failure.take() else { return Ok(self.stats) };
+        Err(Failure { seed, at_ms: self.now, what, trace: self.trace.clone() })
+    }
+
+    fn live(&mut self) {
+        for node in 0..2 {
+            let after = self.rng.range(0, 5_000);
+            self.at(after, Event::Boot { node, power: 0 });
+        }
+        for vm in 0..self.vms.len() {
+            let after = self.rng.range(0, 300);
+            self.at(after, Event::Write { vm });
+        }
+        self.at(0, Event::Kernel);
+        let made = if self.rng.coin() { 0 } else { self.rng.range(4_000, 12_000) };
+        self.at(made, Event::MakeVolumes);
+        let first = self.rng.range(10_000, 30_000);
+        self.at(first, Event::Fault);
+        self.until(self.opts.fault_ms, |_| false);
+        if self.opts.mode == Mode::Liveness && self.failure.is_none() {
+            self.show_liveness();
+        }
+    }
+
+    fn show_liveness(&mut self) {
+        self.heal_all();
+        let start = self.now;
+        if !self.until(start + HEAL_MS_MAX, Self::healthy) {
+            let states = self.states();
+            return self.fail(format!(
+                "liveness: no healthy pair {HEAL_MS_MAX} ms after healing: {states}"
+            ));
+        }
+        self.stats.heal_ms = self.now - start;
+        let settle = self.now + 15_000;
+        self.until(settle, |_| false);
+        if !self.healthy() {
+            let states = self.states();
+            return self.fail(format!("liveness: the pair did not stay healthy: {states}"));
+        }
+        let lost = self.rng.index(2);
+        self.power_off(lost, None);
+        let start = self.now;
+        let all_run = |world: &Self| (0..world.vms.len()).all(|vm| world.running(vm) == 1);
+        if !self.until(start + FAILOVER_MS_MAX, all_run) {
+            let states = self.states();
+            return self.fail(format!(
+                "liveness: VMs not running {FAILOVER_MS_MAX} ms after a loss: {states}"
+            ));
+        }
+        self.stats.failover_ms = self.now - start;
+        let end = self.now + 5_000;
+        self.until(end, |_| false);
+    }
+
+    fn states(&self) -> String {
+        let state = |node: &world::Node| {
+            node.core.as_ref().map_or("down".to_owned(), |core| format!("{:?}", core.status()))
+        };
+        format!("A {} / B {}", state(&self.nodes[0]), state(&self.nodes[1]))
+    }
+
+    /// Runs events up to `end`, or until `done` or a failure. Whether it ended by `done`.
+    fn until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
+        while let Some(event) = self.pop(end) {
+            let look = matches!(event, Event::Kernel);
+            self.handle(event);
+            if self.failure.is_some() {
+                return false;
+            }
+            if look && done(self) {
+                return true;
+            }
+        }
+        self.now = end;
+        false
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick { node, agent } => {
+                if self.nodes[node].agent != agent {
+                    return;
+                }
+                let jitter = self.rng.range(80, 130);
+                self.at(jitter, Event::Tick { node, agent });
+                self.feed(node, Input::Tick);
+            }
+            Event::Kernel => {
+                self.at(100, Event::Kernel);
+                self.kernel();
+                for node in 0..2 {
+                    self.watchdog(node);
+                }
+            }
+            Event::Write { vm } => {
+                let next = self.rng.range(150, 450);
+                self.at(next, Event::Write { vm });
+                self.write(vm);
+            }
+            Event::Message { to, path, boot, seq, body } => {
+                self.message(to, path, boot, seq, &body);
+            }
+            Event::WitnessAsked { from, agent, request_id, swap } => {
+                self.witness_asked(from, agent, request_id, swap.as_ref());
+            }
+            Event::WitnessAnswered { to, agent, answer } => {
+                if self.nodes[to].agent == agent {
+                    self.feed(to, Input::WitnessAnswered(*answer));
+                }
+            }
+            Event::Shell { node, agent, what } => self.shell_event(node, agent, what),
+            Event::Boot { node, power } => {
+                if self.nodes[node].power == power {
+                    self.power_on(node);
+                }
+            }
+            Event::AgentStart { node, power } => {
+                let here = &self.nodes[node];
+                if here.power == power && here.core.is_none() {
+                    if here.hung {
+                        return self.at(500, Event::AgentStart { node, power });
+                    }
+                    self.start_agent(node);
+                }
+            }
+            Event::Wake { node, power } => self.wake(node, power),
+            Event::Fault => self.fault(),
+            Event::Heal(what) => self.heal(what),
+            Event::MakeVolumes => self.make_volumes(),
+        }
+    }
+
+    /// A hung server finishes nothing; what was under way is done when it wakes.
+    fn shell_event(&mut self, node: usize, agent: u32, what: world::Shell) {
+        if self.nodes[node].agent != agent {
+            return;
+        }
+        if self.nodes[node].hung {
+            return self.at(200, Event::Shell { node, agent, what });
+        }
+        self.shell(node, what);
+    }
+
+    fn wake(&mut self, node: usize, power: u32) {
+        if self.nodes[node].power != power || !self.nodes[node].hung {
+            return;
+        }
+        self.nodes[node].hung = false;
+        self.note(|_| format!("** {} wakes", world::slot(node)));
+        for vm in 0..self.vms.len() {
+            self.check_vcpus(vm);
+        }
+        self.tell_links();
+    }
+
+    /// Volumes are made on both servers together, once both are there.
+    fn make_volumes(&mut self) {
+        let ready = (0..2).all(|n| self.replicates(n) && self.nodes[n].core.is_some());
+        if !ready {
+            return self.at(500, Event::MakeVolumes);
+        }
+        let generation = self.fresh();
+        let now = self.now;
+        for node in 0..2 {
+            let mut vol = drbd::Vol::new(generation);
+            (vol.conn, vol.peer_disk) = (drbd::Conn::Connected, agent_core::Disk::UpToDate);
+            let _ = now;
+            self.nodes[node].vols = vec![vol; self.vms.len()];
+        }
+        self.volumes_made = true;
+        for node in 0..2 {
+            self.tell_ready(node);
+        }
+        self.tell_links();
+    }
+
+    fn guest_ends(&mut self, node: usize, vm: usize) {
+        if self.nodes[node].alive() && self.nodes[node].runs[vm] == VmRun::Running {
+            self.nodes[node].runs[vm] = VmRun::Stopped;
+            self.nodes[node].vols[vm].waiting = None;
+            let name = self.vms[vm].clone();
+            self.feed(node, Input::VmState { vm: name, state: VmRun::Failed });
+        }
+    }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What breaks, and when it is mended.
+
+use crate::world::{Event, Healing, World, slot};
+use provisioning_protocol::ids::Epoch;
+
+impl World {
+    /// Breaks one thing and plans the next.
+    pub fn fault(&mut self) {
+        if self.quiet {
+            return;
+        }
+        let gap = if self.rng.chance(400) {
+            self.rng.range(50, 3_000)
+        } else {
+            self.rng.range(3_000, 60_000)
+        };
+        self.at(gap, Event::Fault);
+        self.stats.faults += 1;
+        let node = self.rng.index(2);
+        match self.rng.range(0, 100) {
+            0..=17 => self.crash(node),
+            18..=19 => self.blackout(),
+            20..=29 => self.agent_crash(node),
+            30..=36 => self.hang(node),
+            37..=58 => self.cut_path(),
+            59..=70 => self.cut_all(),
+            71..=82 => self.cut_wan(),
+            83..=86 => self.witness_down(),
+            87..=88 => self.witness_restored(),
+            89..=91 => self.slow_disk(node),
+            92..=93 => self.no_watchdog(node),
+            94 => self.lose_state(node),
+            95 => self.backup_witness(),
+            _ => self.guest_crash(node),
+        }
+    }
+
+    fn down_time(&mut self) -> u64 {
+        match self.rng.range(0, 4) {
+            0 => self.rng.range(1_000, 8_000),
+            1 | 2 => self.rng.range(8_000, 60_000),
+            _ => self.rng.range(60_000, 260_000),
+        }
+    }
+
+    fn cut_time(&mut self) -> u64 {
+        match self.rng.range(0, 4) {
+            0 => self.rng.range(100, 2_500),
+            1 | 2 => self.rng.range(2_500, 20_000),
+            _ => self.rng.range(20_000, 120_000),
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        let after = self.down_time();
+        self.power_off(node, Some(after));
+    }
+
+    fn blackout(&mut self) {
+        for node in 0..2 {
+            self.crash(node);
+        }
+    }
+
+    fn agent_crash(&mut self, node: usize) {
+        if self.nodes[node].alive() && self.nodes[node].core.is_some() {
+            self.kill_agent(node);
+            let power = self.nodes[node].power;
+            let slow = self.rng.chance(200);
+            let after =
+                if slow { self.rng.range(2_000, 30_000) } else { self.rng.range(300, 2_000) };
+            self.at(after, Event::AgentStart { node, power });
+        }
+    }
+
+    fn hang(&mut self, node: usize) {
+        if !self.nodes[node].alive() {
+            return;
+        }
+        self.note(|_| format!("** {} hangs", slot(node)));
+        let armed = self.nodes[node].armed;
+        let long = self.rng.range(500, 40_000);
+        self.nodes[node].hung = true;
+        let power = self.nodes[node].power;
+        // The hardware watchdog counts on while the host hangs.
+        self.at(if armed { long.min(10_000) } else { long }, Event::Wake { node, power });
+        if armed && long >= 10_000 {
+            self.power_off(node, Some(15_000));
+        }
+    }
+
+    fn cut_path(&mut self) {
+        let path = self.rng.index(2);
+        let both = self.rng.chance(650);
+        let one = self.rng.index(2);
+        let time = self.cut_time();
+        for from in 0..2 {
+            if both || from == one {
+                self.cut(path, from, time);
+            }
+        }
+    }
+
+    fn cut(&mut self, path: usize, from: usize, time: u64) {
+        let name = if path == 0 { "cable" } else { "LAN" };
+        self.note(|_| format!("** {name} from {} cut for {time} ms", slot(from)));
+        self.open[path][from] = false;
+        self.at(time, Event::Heal(Healing::Path { path, from }));
+    }
+
+    fn cut_all(&mut self) {
+        let one_way = self.rng.chance(200);
+        let with_wan = self.rng.chance(150);
+        let time = self.cut_time();
+        let skip = self.rng.index(2);
+        for path in 0..2 {
+            for from in 0..2 {
+                if !(one_way && from == skip) {
+                    self.cut(path, from, time);
+                }
+            }
+        }
+        if with_wan {
+            self.cut_wan();
+        }
+    }
+
+    fn cut_wan(&mut self) {
+        let time = self.cut_time();
+        let both = self.rng.chance(700);
+        let one = self.rng.index(2);
+        let only_reply = self.rng.chance(250);
+        self.note(|_| format!("** WAN cut for {time} ms (both {both}, only reply {only_reply})"));
+        for node in 0..2 {
+            if !both && node != one {
+                continue;
+            }
+            if !only_reply {
+                self.wan_to[node] = false;
+                self.at(time, Event::Heal(Healing::Wan { node, reply: false }));
+            }
+            self.wan_from[node] = false;
+            self.at(time, Event::Heal(Healing::Wan { node, reply: true }));
+        }
+    }
+
+    fn witness_down(&mut self) {
+        let time = self.cut_time();
+        self.note(|_| format!("** witness down for {time} ms"));
+        self.witness_up = false;
+        self.at(time, Event::Heal(Healing::Witness));
+    }
+
+    fn backup_witness(&mut self) {
+        self.note(|_| "** witness backed up".to_owned());
+        self.witness_backup = self.witness.clone();
+    }
+
+    /// HQ comes back from a backup: an older record, and it says so by a new incarnation.
+    fn witness_restored(&mut self) {
+        let incarnation = self.rng.next();
+        self.witness = self.witness_backup.clone();
+        self.witness.record.incarnation = incarnation;
+        self.witness.last = None;
+        if self.rng.chance(300) {
+            self.witness.record.epoch = Epoch(0);
+            self.witness.record.version = 0;
+            self.witness.record.in_sync.clear();
+            self.witness.record.winner = None;
+        }
+        self.note(|w| format!("** witness restored: {:?}", w.witness.record));
+    }
+
+    fn slow_disk(&mut self, node: usize) {
+        self.nodes[node].slow_disk = true;
+        let time = self.cut_time();
+        self.at(time, Event::Heal(Healing::SlowDisk { node }));
+    }
+
+    fn no_watchdog(&mut self, node: usize) {
+        self.note(|_| format!("** {} cannot arm its watchdog", slot(node)));
+        self.nodes[node].can_arm = false;
+        let time = self.down_time();
+        self.at(time, Event::Heal(Healing::Watchdog { node }));
+    }
+
+    /// The OS disk is replaced: the server comes back without its state, the data disk stays.
+    fn lose_state(&mut self, node: usize) {
+        self.power_off(node, Some(30_000));
+        self.note(|_| format!("** {} loses its state", slot(node)));
+        self.nodes[node].disk = None;
+        self.nodes[node].older_disk = None;
+    }
+
+    /// A guest ends by itself.
+    fn guest_crash(&mut self, node: usize) {
+        let vm = self.rng.index(self.vms.len());
+        self.guest_ends(node, vm);
+    }
+
+    pub fn heal(&mut self, what: Healing) {
+        match what {
+            Healing::Path { path, from } => self.open[path][from] = true,
+            Healing::Wan { node, reply: false } => self.wan_to[node] = true,
+            Healing::Wan { node, reply: true } => self.wan_from[node] = true,
+            Healing::Witness => self.witness_up = true,
+            Healing::Watchdog { node } => self.nodes[node].can_arm = true,
+            Healing::SlowDisk { node } => self.nodes[node].slow_disk = false,
+        }
+    }
+
+    /// Mends everything and keeps it so.
+    pub fn heal_all(&mut self) {
+        self.note(|_| "** everything is healed".to_owned());
+        self.quiet = true;
+        self.open = [[true; 2]; 2];
+        self.wan_to = [true; 2];
+        self.wan_from = [true; 2];
+        self.witness_up = true;
+        self.loss = self.loss.min(30);
+        for node in 0..2 {
+            self.nodes[node].can_arm = true;
+            self.nodes[node].slow_disk = false;
+            if !self.nodes[node].up {
+                let power = self.nodes[node].power;
+                let after = self.rng.range(1_000, 20_000);
+                self.at(after, Event::Boot { node, power });
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Datagrams between the agents (lost, repeated, late) and the way to the witness.
+
+use crate::opts::Mutation;
+use crate::world::{Event, Shell, World, path_index};
+use agent_core::Input;
+use provisioning_protocol::peer::{Path, PeerBody};
+use provisioning_protocol::witness::{WitnessAnswer, WitnessSwap};
+use std::rc::Rc;
+
+impl World {
+    pub fn send(&mut self, from: usize, path: Path, boot: u64, seq: u64, body: &Rc<PeerBody>) {
+        if !self.open[path_index(path)][from] || self.rng.chance(self.loss) {
+            return;
+        }
+        let copies = if self.rng.chance(self.loss / 2) { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = self.rng.chance(self.loss / 3);
+            let delay = if late { self.rng.range(100, 1_500) } else { self.rng.range(1, 20) };
+            let body = Rc::clone(body);
+            self.at(delay, Event::Message { to: 1 - from, path, boot, seq, body });
+        }
+    }
+
+    pub fn ask_witness(&mut self, from: usize, request_id: u64, swap: Option<WitnessSwap>) {
+        let agent = self.nodes[from].agent;
+        if !self.wan_to[from] {
+            let fast = self.rng.coin();
+            let delay = if fast { 50 } else { 3_000 };
+            let what = Shell::Unreachable { request_id };
+            return self.at(delay, Event::Shell { node: from, agent, what });
+        }
+        let slow = self.rng.chance(50);
+        let delay = if slow { self.rng.range(500, 3_500) } else { self.rng.range(10, 150) };
+        self.at(delay, Event::WitnessAsked { from, agent, request_id, swap });
+    }
+
+    pub fn witness_asked(
+        &mut self,
+        from: usize,
+        agent: u32,
+        request_id: u64,
+        swap: Option<&WitnessSwap>,
+    ) {
+        if !self.witness_up {
+            return;
+        }
+        let mut answer = match swap {
+            Some(swap) => self.witness.swap(swap),
+            None => WitnessAnswer {
+                request_id,
+                granted: false,
+                record: self.witness.record.clone(),
+                reason: String::new(),
+            },
+        };
+        if let Some(swap) = swap.filter(|_| self.mutated(Mutation::WitnessGrantsAll)) {
+            answer.granted = true;
+            answer.record.version += 1;
+            answer.record.epoch = swap.epoch;
+            answer.record.in_sync.clone_from(&swap.in_sync);
+            answer.record.winner = swap.winner;
+        }
+        self.note(|_| format!("HQ witness: {swap:?} -> {} {:?}", answer.granted, answer.record));
+        if self.wan_from[from] {
+            let slow = self.rng.chance(50);
+            let delay = if slow { self.rng.range(500, 3_500) } else { self.rng.range(10, 150) };
+            self.at(delay, Event::WitnessAnswered { to: from, agent, answer: Box::new(answer) });
+        }
+    }
+
+    pub fn message(&mut self, to: usize, path: Path, boot: u64, seq: u64, body: &Rc<PeerBody>) {
+        let body = Box::new(PeerBody::clone(body));
+        self.feed(to, Input::PeerHeard { path, boot, seq, body });
+    }
+}

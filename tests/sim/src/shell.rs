@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rest of a server: carries the core's orders out, each taking its time, and reports back.
+
+use crate::drbd::Conn;
+use crate::kernel::Promotion;
+use crate::opts::Mutation;
+use crate::world::{Event, Node, Shell, World, slot};
+use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, VmRun};
+use provisioning_protocol::ids::VmName;
+use provisioning_protocol::peer::Path;
+use std::rc::Rc;
+
+/// Lease of the agent plus time of the hardware watchdog.
+const RESET_AFTER_MS: u64 = 18_000;
+
+impl World {
+    fn later(&mut self, node: usize, low: u64, high: u64, what: Shell) {
+        let delay = self.rng.range(low, high);
+        let agent = self.nodes[node].agent;
+        self.at(delay, Event::Shell { node, agent, what });
+    }
+
+    pub fn carry_out(&mut self, node: usize, effect: Effect) {
+        match effect {
+            Effect::Persist { token, state } => self.start_persist(node, token, state),
+            Effect::SendPeer { body } => {
+                let here = &mut self.nodes[node];
+                here.seq += 1;
+                let (boot, seq, body) = (here.boot, here.seq, Rc::new(*body));
+                for path in Path::BOTH {
+                    self.send(node, path, boot, seq, &body);
+                }
+            }
+            Effect::AskWitness { swap } => self.ask_witness(node, swap.request_id, Some(swap)),
+            Effect::ReadWitness { request_id } => self.ask_witness(node, request_id, None),
+            Effect::AnswerHelper { id, code } => {
+                let code = code.exit_code();
+                self.later(node, 1, 30, Shell::AnswerHelper { helper: id, code });
+            }
+            Effect::Outdate => self.later(node, 10, 500, Shell::Outdate),
+            Effect::Promote { vm } => {
+                let vm = self.vm_index(&vm);
+                self.nodes[node].promote_ticket[vm] += 1;
+                let ticket = self.nodes[node].promote_ticket[vm];
+                let until = self.now + 5_000;
+                self.later(node, 20, 60, Shell::PromoteTry { vm, until, ticket });
+            }
+            Effect::Demote { vm } => {
+                let vm = self.vm_index(&vm);
+                self.nodes[node].promote_ticket[vm] += 1;
+                self.later(node, 20, 60, Shell::Demote { vm });
+            }
+            Effect::StartVm { vm } => {
+                let vm = self.vm_index(&vm);
+                self.later(node, 20, 800, Shell::Started { vm });
+            }
+            Effect::StopVm { vm } => {
+                let vm = self.vm_index(&vm);
+                self.later(node, 500, 4_000, Shell::Stopped { vm });
+            }
+            Effect::PauseVm { vm } => {
+                let vm = self.vm_index(&vm);
+                if !self.mutated(Mutation::KeepRunning) {
+                    self.later(node, 1, 20, Shell::Pause { vm });
+                }
+            }
+            Effect::ResumeVm { vm } => {
+                let vm = self.vm_index(&vm);
+                self.later(node, 1, 20, Shell::Resume { vm });
+            }
+            Effect::Evict { vms } => {
+                let vms: Vec<usize> = vms.iter().map(|vm| self.vm_index(vm)).collect();
+                for vm in &vms {
+                    self.nodes[node].promote_ticket[*vm] += 1;
+                }
+                self.stats.evictions += 1;
+                self.later(node, 100, 900, Shell::Evict { vms });
+            }
+            Effect::Reconnect => self.later(node, 10, 300, Shell::Reconnect),
+            Effect::SwitchPath { path } => self.nodes[node].route = path,
+            Effect::ArmWatchdog => {
+                let can = self.nodes[node].can_arm;
+                self.later(node, 5, 50, Shell::Armed(can));
+            }
+            Effect::DisarmWatchdog => self.later(node, 5, 50, Shell::Armed(false)),
+            Effect::RenewLease => self.nodes[node].renewed_at = self.now,
+            Effect::Reset { .. } => {
+                let after = self.rng.range(4_000, 20_000);
+                self.power_off(node, Some(after));
+            }
+            Effect::TapDown { .. } | Effect::TapUp { .. } | Effect::Report { .. } => {}
+        }
+    }
+
+    fn start_persist(&mut self, node: usize, token: u64, state: Box<agent_core::DurableState>) {
+        let slow = self.nodes[node].slow_disk;
+        let (low, high) = if slow { (500, 4_000) } else { (2, 40) };
+        if self.mutated(Mutation::SkipPersist) {
+            return self.later(node, 1, 5, Shell::Persisted { token, state });
+        }
+        self.nodes[node].inflight = Some(state.clone());
+        self.later(node, low, high, Shell::Persisted { token, state });
+    }
+
+    /// Something the shell was busy with is done.
+    pub fn shell(&mut self, node: usize, what: Shell) {
+        match what {
+            Shell::Persisted { token, state } => {
+                self.nodes[node].inflight = None;
+                if !self.mutated(Mutation::SkipPersist) {
+                    self.store(node, *state);
+                }
+                self.feed(node, Input::Persisted { token });
+            }
+            Shell::AnswerHelper { helper, code: 255 } => self.helper_asks(node, helper),
+            Shell::AnswerHelper { helper, code } => self.answer_helper(node, helper, code),
+            Shell::PromoteTry { vm, until, ticket } => self.promote_try(node, vm, until, ticket),
+            Shell::Demote { vm } => {
+                self.nodes[node].vols[vm].primary = false;
+                self.tell_vm(node, vm, |vm| Input::DemoteDone { vm, ok: true });
+            }
+            Shell::Started { vm } => self.start_vm(node, vm),
+            Shell::Stopped { vm } => {
+                if self.nodes[node].runs[vm] != VmRun::Stopped {
+                    self.set_run(node, vm, VmRun::Stopped);
+                }
+            }
+            Shell::Pause { vm } => {
+                if self.nodes[node].runs[vm] == VmRun::Running {
+                    self.set_run(node, vm, VmRun::Paused);
+                }
+            }
+            Shell::Resume { vm } => {
+                if self.nodes[node].runs[vm] == VmRun::Paused {
+                    self.set_run(node, vm, VmRun::Running);
+                }
+            }
+            Shell::Outdate => self.outdate(node),
+            Shell::Evict { vms } => self.evict(node, &vms),
+            Shell::Reconnect => self.reconnect(node),
+            Shell::Armed(armed) => {
+                self.nodes[node].armed = armed;
+                self.nodes[node].renewed_at = self.now;
+                self.feed(node, Input::WatchdogArmed(armed));
+            }
+            Shell::Unreachable { request_id } => {
+                self.feed(node, Input::WitnessUnreachable { request_id });
+            }
+        }
+    }
+
+    fn tell_vm(&mut self, node: usize, vm: usize, input: impl FnOnce(VmName) -> Input) {
+        let name = self.vms[vm].clone();
+        self.feed(node, input(name));
+    }
+
+    fn set_run(&mut self, node: usize, vm: usize, run: VmRun) {
+        self.nodes[node].runs[vm] = run;
+        if run == VmRun::Running {
+            self.check_vcpus(vm);
+        }
+        self.tell_vm(node, vm, |vm| Input::VmState { vm, state: run });
+    }
+
+    fn start_vm(&mut self, node: usize, vm: usize) {
+        if self.nodes[node].runs[vm] != VmRun::Stopped {
+            return;
+        }
+        if !self.nodes[node].vols[vm].primary {
+            return self.tell_vm(node, vm, |vm| Input::VmState { vm, state: VmRun::Failed });
+        }
+        if self.homes[vm] != slot(node) {
+            self.stats.takeovers += 1;
+        }
+        self.nodes[node].first_io[vm] = true;
+        self.set_run(node, vm, VmRun::Running);
+    }
+
+    fn promote_try(&mut self, node: usize, vm: usize, until: u64, ticket: u32) {
+        if self.nodes[node].promote_ticket[vm] != ticket || self.nodes[node].vols.is_empty() {
+            return;
+        }
+        let waits = self.nodes[node].helpers.iter().any(|h| h.vm == vm && !h.primary);
+        let outcome = if waits { Promotion::Asked } else { self.promote(node, vm) };
+        if outcome == Promotion::Done {
+            return self.tell_vm(node, vm, |vm| Input::PromoteDone { vm, ok: true });
+        }
+        if self.now >= until && outcome == Promotion::Refused {
+            return self.tell_vm(node, vm, |vm| Input::PromoteDone { vm, ok: false });
+        }
+        self.later(node, 100, 201, Shell::PromoteTry { vm, until, ticket });
+    }
+
+    fn outdate(&mut self, node: usize) {
+        for vm in 0..self.nodes[node].vols.len() {
+            if !self.nodes[node].vols[vm].primary {
+                self.disconnect(node, vm);
+                let vol = &mut self.nodes[node].vols[vm];
+                vol.disk = vol.disk.min(Disk::Outdated);
+            }
+        }
+        self.feed(node, Input::OutdateDone { ok: true });
+        self.tell_links();
+    }
+
+    fn evict(&mut self, node: usize, vms: &[usize]) {
+        let ok = !self.rng.chance(20);
+        if self.mutated(Mutation::FalseRelease) {
+            return self.feed(node, Input::EvictDone { ok: true });
+        }
+        for vm in vms.iter().copied().filter(|_| ok) {
+            if self.nodes[node].helpers.iter().any(|helper| helper.vm == vm) {
+                self.fail(format!("{} downs a volume with a helper outstanding", slot(node)));
+            }
+            self.nodes[node].runs[vm] = VmRun::Stopped;
+            if self.nodes[node].vols.is_empty() {
+                continue;
+            }
+            let now = self.now;
+            let vol = &mut self.nodes[node].vols[vm];
+            let was = (vol.disk, vol.peer_outdated, vol.primary);
+            vol.power_loss();
+            // Taken down and attached in order; the activity log covers the cut-off write.
+            vol.crashed |= was.2;
+            vol.conn = Conn::Connecting(now);
+        }
+        self.feed(node, Input::EvictDone { ok });
+        self.tell_links();
+    }
+
+    fn reconnect(&mut self, node: usize) {
+        for vm in 0..self.nodes[node].vols.len() {
+            if !self.nodes[node].vols[vm].connected() {
+                self.disconnect(node, vm);
+                self.nodes[node].vols[vm].conn = Conn::Connecting(self.now);
+            }
+        }
+        self.tell_links();
+    }
+
+    /// Power gone: volatile state is lost; a write of the state under way may or may not have
+    /// reached the disk.
+    pub fn power_off(&mut self, node: usize, back_after: Option<u64>) {
+        if !self.nodes[node].up {
+            return;
+        }
+        self.note(|_| format!("** {} loses power", slot(node)));
+        let landed = self.rng.coin();
+        if let Some(state) = self.nodes[node].inflight.take().filter(|_| landed) {
+            self.store(node, *state);
+        }
+        let here = &mut self.nodes[node];
+        here.up = false;
+        here.hung = false;
+        here.power += 1;
+        here.agent += 1;
+        here.core = None;
+        here.armed = false;
+        here.told_link = None;
+        here.helpers.clear();
+        here.route = Path::Cable;
+        for run in &mut here.runs {
+            *run = VmRun::Stopped;
+        }
+        for vol in &mut here.vols {
+            vol.power_loss();
+        }
+        let power = here.power;
+        if let Some(after) = back_after {
+            self.at(after, Event::Boot { node, power });
+        }
+    }
+
+    pub fn power_on(&mut self, node: usize) {
+        if self.nodes[node].up {
+            return;
+        }
+        self.note(|_| format!("** {} boots", slot(node)));
+        let now = self.now;
+        let here = &mut self.nodes[node];
+        here.up = true;
+        for vol in &mut here.vols {
+            vol.conn = Conn::Connecting(now);
+        }
+        self.start_agent(node);
+    }
+
+    /// The agent starts: on a booted server, or again under running VMs.
+    pub fn start_agent(&mut self, node: usize) {
+        let boot = self.rng.next();
+        let zero = self.now - self.rng.range(0, self.now.min(5_000) + 1);
+        let stale = self.mutated(Mutation::StaleState) && self.rng.coin();
+        let here = &mut self.nodes[node];
+        here.agent += 1;
+        here.boot = boot;
+        here.seq = 0;
+        here.clock_zero = zero;
+        here.told_link = None;
+        let mut config = Config::new(slot(node), boot);
+        if self.opts.mutation == Some(Mutation::IgnoreFence) {
+            config.fence_ms = 0;
+        }
+        here.core = Some(Core::new(config));
+        let durable = if stale { here.older_disk.clone() } else { here.disk.clone() };
+        let vms = self.found_vms(node);
+        let path = self.nodes[node].route;
+        self.note(|_| format!("** {} agent starts", slot(node)));
+        self.feed(node, Input::Boot(Box::new(BootFacts { durable, vms, path })));
+        let list = self.desired();
+        self.feed(node, Input::Desired(list));
+        self.tell_ready(node);
+        self.tell_links();
+        let ids: Vec<u64> = self.nodes[node].helpers.iter().map(|helper| helper.id).collect();
+        for id in ids {
+            self.helper_asks(node, id);
+        }
+        let agent = self.nodes[node].agent;
+        self.at(100, Event::Tick { node, agent });
+    }
+
+    fn found_vms(&self, node: usize) -> Vec<(VmName, VmRun)> {
+        let runs = self.nodes[node].runs.iter().zip(&self.vms);
+        runs.filter(|(run, _)| **run != VmRun::Stopped).map(|(r, n)| (n.clone(), *r)).collect()
+    }
+
+    fn desired(&self) -> Vec<DesiredVm> {
+        let vms = self.vms.iter().zip(&self.homes);
+        vms.map(|(name, home)| DesiredVm { name: name.clone(), home: *home, weight: 1 }).collect()
+    }
+
+    pub fn tell_ready(&mut self, node: usize) {
+        for vm in 0..self.nodes[node].vols.len() {
+            self.tell_vm(node, vm, |vm| Input::VolumesReady { vm, ready: true });
+        }
+    }
+
+    /// Agent killed: VMs, helpers and kernel go on.
+    pub fn kill_agent(&mut self, node: usize) {
+        let landed = self.rng.coin();
+        if let Some(state) = self.nodes[node].inflight.take().filter(|_| landed) {
+            self.store(node, *state);
+        }
+        self.nodes[node].agent += 1;
+        self.nodes[node].core = None;
+        self.note(|_| format!("** {} agent killed", slot(node)));
+    }
+
+    /// The watchdog resets a server whose agent has not vouched for it.
+    pub fn watchdog(&mut self, node: usize) {
+        let here: &Node = &self.nodes[node];
+        if here.alive() && here.armed && self.now >= here.renewed_at + RESET_AFTER_MS {
+            self.note(|_| format!("** {} reset by its watchdog", slot(node)));
+            let after = self.rng.range(4_000, 20_000);
+            self.power_off(node, Some(after));
+        }
+    }
+}

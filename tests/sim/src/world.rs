@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One simulated site: two servers, their volumes, the network, the witness, and one queue of
+//! events in simulated time.
+
+use crate::drbd::Vol;
+use crate::opts::{Mutation, Opts, Stats};
+use crate::rng::Rng;
+use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun};
+use provisioning_protocol::ids::{NodeSlot, VmName};
+use provisioning_protocol::peer::{Path, PeerBody};
+use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+/// Something that will happen. `power` and `agent` are the generations it belongs to: a crash
+/// makes the event void.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Tick { node: usize, agent: u32 },
+    Kernel,
+    Write { vm: usize },
+    Message { to: usize, path: Path, boot: u64, seq: u64, body: Rc<PeerBody> },
+    WitnessAsked { from: usize, agent: u32, request_id: u64, swap: Option<WitnessSwap> },
+    WitnessAnswered { to: usize, agent: u32, answer: Box<WitnessAnswer> },
+    Shell { node: usize, agent: u32, what: Shell },
+    Boot { node: usize, power: u32 },
+    AgentStart { node: usize, power: u32 },
+    Wake { node: usize, power: u32 },
+    Fault,
+    Heal(Healing),
+    MakeVolumes,
+}
+
+/// Something the shell of a server finishes later.
+#[derive(Debug)]
+pub(crate) enum Shell {
+    Persisted { token: u64, state: Box<DurableState> },
+    PromoteTry { vm: usize, until: u64, ticket: u32 },
+    Demote { vm: usize },
+    Started { vm: usize },
+    Stopped { vm: usize },
+    Pause { vm: usize },
+    Resume { vm: usize },
+    Outdate,
+    Evict { vms: Vec<usize> },
+    Reconnect,
+    Armed(bool),
+    AnswerHelper { helper: u64, code: u8 },
+    Unreachable { request_id: u64 },
+}
+
+/// A link that a fault broke for a while.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Healing {
+    Path { path: usize, from: usize },
+    Wan { node: usize, reply: bool },
+    Witness,
+    Watchdog { node: usize },
+    SlowDisk { node: usize },
+}
+
+/// A fence-peer helper process.
+#[derive(Debug, Clone)]
+pub(crate) struct Helper {
+    pub id: u64,
+    pub vm: usize,
+    pub losses: u32,
+    pub primary: bool,
+}
+
+/// One server.
+pub(crate) struct Node {
+    pub up: bool,
+    pub hung: bool,
+    pub power: u32,
+    pub agent: u32,
+    pub core: Option<Core>,
+    pub boot: u64,
+    pub seq: u64,
+    pub disk: Option<DurableState>,
+    pub older_disk: Option<DurableState>,
+    pub inflight: Option<Box<DurableState>>,
+    pub route: Path,
+    pub armed: bool,
+    pub can_arm: bool,
+    pub slow_disk: bool,
+    pub renewed_at: u64,
+    pub clock_zero: u64,
+    pub vols: Vec<Vol>,
+    pub runs: Vec<VmRun>,
+    pub first_io: Vec<bool>,
+    pub promote_ticket: Vec<u32>,
+    pub helpers: Vec<Helper>,
+    pub told_link: Option<LinkSummary>,
+}
+
+/// The site.
+pub(crate) struct World {
+    pub now: u64,
+    pub rng: Rng,
+    pub opts: Opts,
+    pub stats: Stats,
+    pub nodes: [Node; 2],
+    pub vms: Vec<VmName>,
+    pub homes: Vec<NodeSlot>,
+    pub volumes_made: bool,
+    /// `open[path][from]`: whether what `from` sends by `path` arrives.
+    pub open: [[bool; 2]; 2],
+    pub wan_to: [bool; 2],
+    pub wan_from: [bool; 2],
+    pub witness: WitnessState,
+    pub witness_backup: WitnessState,
+    pub witness_up: bool,
+    pub loss: u64,
+    pub acked: Vec<Vec<u32>>,
+    pub next_id: u64,
+    pub quiet: bool,
+    pub failure: Option<String>,
+    pub trace: Vec<String>,
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
+    order: u64,
+}
+
+pub(crate) fn slot(node: usize) -> NodeSlot {
+    NodeSlot::BOTH[node]
+}
+
+pub(crate) fn path_index(path: Path) -> usize {
+    usize::from(path == Path::Lan)
+}
+
+impl Node {
+    fn new(vms: usize) -> Self {
+        Self {
+            up: false,
+            hung: false,
+            power: 0,
+            agent: 0,
+            core: None,
+            boot: 0,
+            seq: 0,
+            disk: None,
+            older_disk: None,
+            inflight: None,
+            route: Path::Cable,
+            armed: false,
+            can_arm: true,
+            slow_disk: false,
+            renewed_at: 0,
+            clock_zero: 0,
+            vols: Vec::new(),
+            runs: vec![VmRun::Stopped; vms],
+            first_io: vec![false; vms],
+            promote_ticket: vec![0; vms],
+            helpers: Vec::new(),
+            told_link: None,
+        }
+    }
+
+    /// Powered, not hung.
+    pub fn alive(&self) -> bool {
+        self.up && !self.hung
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, opts: Opts) -> Self {
+        let mut rng = Rng::new(seed);
+        let count = 1 + rng.index(3);
+        let vms = (0..count).map(|i| VmName::new(format!("vm{i}")).expect("valid")).collect();
+        let homes = (0..count).map(|_| slot(rng.index(2))).collect();
+        let witness = WitnessState::new(rng.next());
+        let loss = [0, 5, 30, 100][rng.index(4)];
+        Self {
+            now: 0,
+            rng,
+            opts,
+            stats: Stats::default(),
+            nodes: [Node::new(count), Node::new(count)],
+            vms,
+            homes,
+            volumes_made: false,
+            open: [[true; 2]; 2],
+            wan_to: [true; 2],
+            wan_from: [true; 2],
+            witness_backup: witness.clone(),
+            witness,
+            witness_up: true,
+            loss,
+            acked: vec![Vec::new(); count],
+            next_id: 1,
+            quiet: false,
+            failure: None,
+            trace: Vec::new(),
+            queue: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
+            order: 0,
+        }
+    }
+
+    pub fn at(&mut self, delay: u64, event: Event) {
+        let index = if let Some(index) = self.free.pop() {
+            self.events[index] = Some(event);
+            index
+        } else {
+            self.events.push(Some(event));
+            self.events.len() - 1
+        };
+        self.order += 1;
+        self.queue.push(Reverse((self.now + delay, self.order, index)));
+    }
+
+    /// Next event not later than `until`.
+    pub fn pop(&mut self, until: u64) -> Option<Event> {
+        let Reverse((at, _, index)) = *self.queue.peek()?;
+        if at > until {
+            return None;
+        }
+        self.queue.pop();
+        self.free.push(index);
+        self.now = at;
+        self.events[index].take()
+    }
+
+    pub fn fresh(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub fn note(&mut self, text: impl FnOnce(&Self) -> String) {
+        if self.opts.trace {
+            let line = format!("{:>9.3} {}", seconds(self.now), text(self));
+            self.trace.push(line);
+        }
+    }
+
+    pub fn fail(&mut self, what: String) {
+        if self.failure.is_none() {
+            self.note(|_| format!("!! {what}"));
+            self.failure = Some(what);
+        }
+    }
+
+    pub fn mutated(&self, mutation: Mutation) -> bool {
+        self.opts.mutation == Some(mutation)
+    }
+
+    /// Whether a packet that `from` sends by `path` arrives (loss aside).
+    pub fn carries(&self, path: Path, from: usize) -> bool {
+        self.open[path_index(path)][from]
+            && self.nodes[from].alive()
+            && self.nodes[1 - from].alive()
+    }
+
+    /// Whether replication packets of `from` arrive.
+    pub fn replicates(&self, from: usize) -> bool {
+        self.carries(self.nodes[from].route, from)
+    }
+
+    /// Gives the agent of a server an input and carries its orders out.
+    pub fn feed(&mut self, node: usize, input: Input) {
+        if !self.nodes[node].alive() || self.failure.is_some() {
+            return;
+        }
+        let now = agent_core::Millis(self.now - self.nodes[node].clock_zero);
+        let Some(core) = self.nodes[node].core.as_mut() else { return };
+        self.stats.steps += 1;
+        let before = self.opts.trace.then(|| core.status());
+        let shown = match (&input, self.opts.trace) {
+            (Input::Tick | Input::PeerHeard { .. }, _) | (_, false) => None,
+            (input, true) => Some(format!("{input:?}")),
+        };
+        let effects = core.step(now, input);
+        if let Some(before) = before {
+            let after = core.status();
+            if let Some(shown) = shown {
+                self.note(|_| format!("{} <- {shown}", slot(node)));
+            }
+            if (before.state, before.epoch) != (after.state, after.epoch) {
+                self.note(|_| {
+                    format!(
+                        "{}    {:?} epoch {} -> {:?} epoch {} in_sync {:?}: {}",
+                        slot(node),
+                        before.state,
+                        before.epoch,
+                        after.state,
+                        after.epoch,
+                        after.in_sync,
+                        after.cause
+                    )
+                });
+            }
+        }
+        for effect in effects {
+            self.trace_effect(node, &effect);
+            self.carry_out(node, effect);
+        }
+    }
+
+    fn trace_effect(&mut self, node: usize, effect: &Effect) {
+        if !matches!(effect, Effect::SendPeer { .. } | Effect::RenewLease) {
+            self.note(|_| format!("{} -> {effect:?}", slot(node)));
+        }
+    }
+
+    pub fn vm_index(&self, name: &VmName) -> usize {
+        self.vms.iter().position(|vm| vm == name).expect("a VM of this site")
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    f64::from(u32::try_from(ms).unwrap_or(u32::MAX)) / 1_000.0
+}
