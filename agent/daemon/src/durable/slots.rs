@@ -46,6 +46,12 @@ impl Slots {
         Ok((Self { paths, newest }, best.map(|(_, _, payload)| payload)))
     }
 
+    /// Slots that were never opened: storing into them fails.
+    #[must_use]
+    pub fn unopened() -> Self {
+        Self { paths: [PathBuf::from("/nonexistent/0"), PathBuf::from("/nonexistent/1")], newest: None }
+    }
+
     /// Whether either slot file exists, valid or not.
     #[must_use]
     pub fn any_file(&self) -> bool {

@@ -13,7 +13,7 @@ use super::chain::{self, ChainError};
 use super::jws;
 use super::voucher::{self, VoucherError};
 use crate::durable::file::FileError;
-use crate::hq::client::{Call, HqClient, HqError};
+use crate::hq::client::{Call, HqClient, HqError, Identity};
 use crate::hq::tls::TlsMemory;
 use crate::identity::clock;
 use crate::identity::hardware::Hardware;
@@ -227,12 +227,30 @@ pub fn client_for(
     key: &DeviceKey,
     memory: Arc<TlsMemory>,
 ) -> Result<HqClient, HqError> {
-    let chain: Vec<CertificateDer<'static>> = record
+    let owner = &record.owner;
+    HqClient::new(&owner.hq_urls, &owner.hq_root_ca_pem, memory, Some(identity(record, key)))
+}
+
+/// Another one for the witness, which notices a dead connection sooner.
+///
+/// # Errors
+/// [`HqError`].
+pub fn witness_client_for(
+    record: &EnrolmentRecord,
+    key: &DeviceKey,
+    memory: Arc<TlsMemory>,
+) -> Result<HqClient, HqError> {
+    let (owner, identity) = (&record.owner, Some(identity(record, key)));
+    let keep = Duration::from_secs(2);
+    HqClient::with_keep_alive(&owner.hq_urls, &owner.hq_root_ca_pem, memory, identity, keep)
+}
+
+fn identity(record: &EnrolmentRecord, key: &DeviceKey) -> Identity {
+    let chain = record
         .chain
         .iter()
         .filter_map(|text| STANDARD.decode(text).ok())
         .map(CertificateDer::from)
         .collect();
-    let owner = &record.owner;
-    HqClient::new(&owner.hq_urls, &owner.hq_root_ca_pem, memory, Some((chain, key.tls_key())))
+    (chain, key.tls_key())
 }

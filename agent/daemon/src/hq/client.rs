@@ -64,6 +64,9 @@ pub enum HqError {
     },
 }
 
+/// Client certificate with its issuers, and its key.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 /// An answer, read whole.
 #[derive(Debug)]
 pub struct Answer {
@@ -138,7 +141,21 @@ impl HqClient {
         urls: &[String],
         root_pem: &str,
         memory: Arc<TlsMemory>,
-        identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+        identity: Option<Identity>,
+    ) -> Result<Self, HqError> {
+        Self::with_keep_alive(urls, root_pem, memory, identity, Duration::from_secs(5))
+    }
+
+    /// The same, noticing a dead connection within twice `keep_alive`.
+    ///
+    /// # Errors
+    /// [`HqError`].
+    pub fn with_keep_alive(
+        urls: &[String],
+        root_pem: &str,
+        memory: Arc<TlsMemory>,
+        identity: Option<Identity>,
+        keep_alive: Duration,
     ) -> Result<Self, HqError> {
         let config = tls::client_config(root_pem, memory.clone(), identity)?;
         let http = Client::builder()
@@ -147,8 +164,8 @@ impl HqClient {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(keep_alive)
+            .http2_keep_alive_timeout(keep_alive)
             .http2_keep_alive_while_idle(true)
             .pool_idle_timeout(Duration::from_secs(90))
             .tcp_user_timeout(Duration::from_secs(15))

@@ -2,4 +2,7 @@
 //! Talking to HQ: TLS pinned to the owner's root, one small client, the long poll, the reports.
 
 pub mod client;
+pub mod poll;
+pub mod report;
 pub mod tls;
+pub mod witness;

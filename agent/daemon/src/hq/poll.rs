@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The long poll of the desired state, and its copy on disk, so that a server runs with HQ down.
+
+use super::client::{Call, HqClient, HqError};
+use crate::durable::file::{self, FileError};
+use crate::enrol::backoff::{Backoff, jitter};
+use crate::hq::client::error_chain;
+use crate::status::Hub;
+use provisioning_protocol::desired::{DESIRED_PATH, Desired};
+use reqwest::StatusCode;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Longest wait between tries while HQ is away: a site must come back soon after its WAN does.
+const BACKOFF_S_MAX: u64 = 30;
+const DESIRED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Reads the copy kept on disk. One that cannot be read counts as absent, and says so.
+pub fn load(path: &Path) -> Option<Desired> {
+    match file::read_json(path, "desired state", DESIRED_BYTES_MAX) {
+        Ok(desired) => desired,
+        Err(error) => {
+            tracing::warn!(error = error_chain(&error), "kept desired state unusable");
+            None
+        }
+    }
+}
+
+/// The poller.
+#[derive(Debug)]
+pub struct Poller {
+    /// HQ.
+    pub hq: HqClient,
+    /// Where to keep the last answer.
+    pub path: PathBuf,
+    /// Status.
+    pub hub: Arc<Hub>,
+    /// Who wants to know.
+    pub out: watch::Sender<Option<Desired>>,
+}
+
+impl Poller {
+    /// Runs for ever.
+    pub async fn run(self) {
+        let mut backoff = Backoff::capped(BACKOFF_S_MAX);
+        // Not the kept copy's tag: HQ must have the chance to correct a damaged copy.
+        let mut etag: Option<String> = None;
+        loop {
+            match self.once(&mut etag).await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.hub.hq_answered(self.hq.url());
+                }
+                Err(err) => {
+                    let text = error_chain(&err);
+                    tracing::info!(error = text, "no desired state from HQ");
+                    self.hub.hq_failed(self.hq.url(), &text);
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+            }
+        }
+    }
+
+    async fn once(&self, etag: &mut Option<String>) -> Result<(), HqError> {
+        let wait_s = jitter(40_000).as_secs().clamp(25, 50);
+        let path = format!("{DESIRED_PATH}?wait={wait_s}");
+        let mut call = Call::get(&path).within(Duration::from_secs(wait_s + 10));
+        if let Some(tag) = etag {
+            call = call.header("if-none-match", tag.clone());
+        }
+        let answer = self.hq.call(call).await?;
+        if answer.status == StatusCode::NOT_MODIFIED {
+            return Ok(());
+        }
+        let desired: Desired = serde_json::from_slice(&answer.body).map_err(|_| {
+            HqError::Answer { url: self.hq.url().to_owned(), what: "desired state" }
+        })?;
+        *etag = answer.etag;
+        self.take(desired);
+        Ok(())
+    }
+
+    fn take(&self, desired: Desired) {
+        let known = self.out.borrow().clone();
+        if known.as_ref().is_some_and(|known| known.revision > desired.revision) {
+            tracing::warn!(revision = desired.revision, "HQ's desired state is older than ours");
+        }
+        let same = known.is_some_and(|known| same_order(&known, &desired));
+        if let Err(error) = keep(&self.path, &desired) {
+            tracing::error!(error = error_chain(&error), "desired state not kept");
+        }
+        if !same {
+            tracing::info!(revision = desired.revision, vms = desired.vms.len(), "desired state");
+        }
+        self.out.send_if_modified(|slot| {
+            *slot = Some(desired);
+            !same
+        });
+    }
+}
+
+/// Equal but for the time it was sent.
+fn same_order(a: &Desired, b: &Desired) -> bool {
+    Desired { server_time_s: 0, ..a.clone() } == Desired { server_time_s: 0, ..b.clone() }
+}
+
+/// The desired state holds the replication secret.
+fn keep(path: &Path, desired: &Desired) -> Result<(), FileError> {
+    let bytes = serde_json::to_vec(desired).expect("plain data becomes JSON");
+    file::replace(path, &bytes, file::Mode::Secret, true)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Evicting VMs from a server that lost: the order is what keeps data safe (ha.md 4.5).
+//!
+//! `resume-io` before `detach` would complete writes locally that the winner never saw; `down`
+//! with a fence helper outstanding crashes the kernel. A step that blocks ends the eviction.
+
+use super::volumes::{VolumeHands, done};
+use hypervisor_glue::replication::ReplicaSpec;
+use hypervisor_glue::vms::Vms;
+use provisioning_protocol::ids::VmName;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+const STEP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Evicts; whether no QEMU of these VMs is left and their volumes are secondary.
+pub async fn evict(hands: &VolumeHands, vms: &Arc<dyn Vms>, names: &[VmName]) -> bool {
+    let mut all = true;
+    for name in names {
+        all &= one(hands, vms, name).await;
+    }
+    all
+}
+
+async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> bool {
+    let replication = &hands.replication;
+    let specs = hands.registry.get(vm).map(|entry| entry.replicas).unwrap_or_default();
+    step("tap down", vm, vms.set_link(vm, false)).await;
+    for spec in &specs {
+        if !step("detach", vm, replication.detach_forced(spec.number)).await {
+            return false;
+        }
+    }
+    for spec in &specs {
+        step("resume-io", vm, replication.resume_io(spec.number)).await;
+    }
+    if !step("kill", vm, vms.kill(vm)).await {
+        return false;
+    }
+    for spec in &specs {
+        if !step("secondary", vm, replication.secondary(spec.number)).await {
+            return false;
+        }
+    }
+    // From here on nothing of the VM is left; rejoining may fail without being unsafe.
+    for spec in &specs {
+        rejoin(hands, spec).await;
+    }
+    true
+}
+
+async fn rejoin(hands: &VolumeHands, spec: &ReplicaSpec) {
+    let replication = &hands.replication;
+    match replication.helpers_gone(&spec.resource(), STEP_LIMIT).await {
+        Ok(gone) => {
+            step("down", &spec.vm, replication.down(gone)).await;
+        }
+        Err(err) => {
+            done("wait for helpers", &spec.vm, Err::<(), _>(err));
+            return;
+        }
+    }
+    if step("attach", &spec.vm, replication.attach(spec)).await {
+        step("connect", &spec.vm, replication.connect(spec)).await;
+    }
+}
+
+async fn step<T, F>(what: &'static str, vm: &VmName, job: F) -> bool
+where
+    F: Future<Output = hypervisor_glue::Result<T>>,
+{
+    match timeout(STEP_LIMIT, job).await {
+        Ok(result) => done(what, vm, result),
+        Err(_) => {
+            tracing::error!(what, %vm, "an eviction step blocks");
+            false
+        }
+    }
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries out the core's effects: in the order given, none holding up the next.
+
+use super::evict::evict;
+use super::helper::Helpers;
+use super::lane::Lane;
+use super::volumes::VolumeHands;
+use super::watchdog::{Watchdog, Wish};
+use crate::durable::slots::Slots;
+use crate::hq::client::error_chain;
+use crate::peer::link::PeerLink;
+use crate::status::{Concern, Hub};
+use crate::vms::launch::launch;
+use crate::vms::watch::Watch;
+use agent_core::{DurableState, Effect, Input, VmRun};
+use async_trait::async_trait;
+use hypervisor_glue::network::Network;
+use hypervisor_glue::vms::{Accel, Vms};
+use provisioning_protocol::ids::{NodeSlot, SiteName, VmName};
+use provisioning_protocol::peer::Path;
+use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// A guest that has not shut down by then is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+const PERSIST_RETRY: Duration = Duration::from_millis(500);
+
+/// The witness, real or not.
+#[async_trait]
+pub trait WitnessPort: Send + Sync {
+    /// Swaps; `None` if no answer came in time.
+    async fn swap(&self, swap: &WitnessSwap) -> Option<WitnessAnswer>;
+    /// Reads the record; `None` if no answer came in time.
+    async fn record(&self) -> Option<WitnessRecord>;
+}
+
+#[async_trait]
+impl WitnessPort for crate::hq::witness::Witness {
+    async fn swap(&self, swap: &WitnessSwap) -> Option<WitnessAnswer> {
+        Self::swap(self, swap).await
+    }
+    async fn record(&self) -> Option<WitnessRecord> {
+        Self::record(self).await
+    }
+}
+
+/// What the effects act on.
+pub struct Parts {
+    /// The site.
+    pub site: SiteName,
+    /// This server's place.
+    pub slot: NodeSlot,
+    /// Durable state.
+    pub slots: Slots,
+    /// The peer.
+    pub link: PeerLink,
+    /// The witness.
+    pub witness: Arc<dyn WitnessPort>,
+    /// Fence helpers.
+    pub helpers: Helpers,
+    /// The watchdog keeper.
+    pub watchdog: Watchdog,
+    /// Replicated volumes.
+    pub hands: VolumeHands,
+    /// VMs.
+    pub vms: Arc<dyn Vms>,
+    /// What VMs do.
+    pub watch: Watch,
+    /// Network.
+    pub network: Arc<dyn Network>,
+    /// How guests run, once probed.
+    pub accel: watch::Receiver<Option<Accel>>,
+    /// Status.
+    pub hub: Arc<Hub>,
+    /// The core.
+    pub inputs: mpsc::Sender<Input>,
+    /// Makes the replication monitor look.
+    pub look: Arc<Notify>,
+    /// Resets the server.
+    pub reset: fn(),
+}
+
+/// The executor.
+pub struct Executor {
+    parts: Arc<Parts>,
+    slots: Arc<Mutex<Slots>>,
+    seq: u64,
+    persist: Lane,
+    witness: Lane,
+    volumes: Lane,
+    taps: Lane,
+    path: Lane,
+    vms: BTreeMap<VmName, Lane>,
+}
+
+impl Executor {
+    /// Starts the lanes.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let placeholder = Slots::unopened();
+        let mut parts = parts;
+        let slots = std::mem::replace(&mut parts.slots, placeholder);
+        Self {
+            parts: Arc::new(parts),
+            slots: Arc::new(Mutex::new(slots)),
+            seq: 0,
+            persist: Lane::new(),
+            witness: Lane::new(),
+            volumes: Lane::new(),
+            taps: Lane::new(),
+            path: Lane::new(),
+            vms: BTreeMap::new(),
+        }
+    }
+
+    fn lane(&mut self, vm: &VmName) -> &Lane {
+        self.vms.entry(vm.clone()).or_default()
+    }
+
+    /// Takes one order; returns at once.
+    pub fn carry_out(&mut self, effect: Effect) {
+        let parts = self.parts.clone();
+        match effect {
+            Effect::Persist { token, state } => {
+                self.persist.push(persist(parts, self.slots.clone(), token, *state));
+            }
+            Effect::SendPeer { body } => {
+                self.seq += 1;
+                parts.link.send(self.seq, *body);
+            }
+            Effect::AskWitness { swap } => self.witness.push(ask(parts, swap)),
+            Effect::ReadWitness { request_id } => self.witness.push(read(parts, request_id)),
+            Effect::AnswerHelper { id, code } => parts.helpers.answer(id, code),
+            Effect::Outdate => self.volumes.push(async move {
+                let ok = parts.hands.outdate().await;
+                parts.tell(Input::OutdateDone { ok }).await;
+            }),
+            Effect::Reconnect => self.volumes.push(async move {
+                parts.hands.reconnect().await;
+                parts.look.notify_one();
+            }),
+            Effect::Evict { vms } => self.volumes.push(async move {
+                let ok = evict(&parts.hands, &parts.vms, &vms).await;
+                for vm in vms.iter().filter(|_| ok) {
+                    parts.watch.set(vm, VmRun::Stopped, false).await;
+                }
+                parts.look.notify_one();
+                parts.tell(Input::EvictDone { ok }).await;
+            }),
+            Effect::Promote { vm } => self.lane(&vm).push(promote(parts, vm)),
+            Effect::Demote { vm } => self.lane(&vm).push(async move {
+                let ok = parts.hands.demote(&vm).await;
+                parts.look.notify_one();
+                parts.tell(Input::DemoteDone { vm, ok }).await;
+            }),
+            Effect::StartVm { vm } => self.lane(&vm).push(start(parts, vm)),
+            Effect::StopVm { vm } => self.lane(&vm).push(stop(parts, vm)),
+            Effect::TapDown { vm } => self.taps.push(tap(parts, vm, false)),
+            Effect::TapUp { vm } => self.taps.push(tap(parts, vm, true)),
+            Effect::PauseVm { vm } => self.lane(&vm).push(pause(parts, vm)),
+            Effect::ResumeVm { vm } => self.lane(&vm).push(resume(parts, vm)),
+            Effect::SwitchPath { path } => self.path.push(switch(parts, path)),
+            Effect::ArmWatchdog => parts.watchdog.ask(Wish::Arm),
+            Effect::DisarmWatchdog => parts.watchdog.ask(Wish::Disarm),
+            Effect::RenewLease => parts.watchdog.ask(Wish::Renew),
+            Effect::Reset { cause } => {
+                parts.hub.event("reset", cause);
+                (parts.reset)();
+            }
+            Effect::Report { cause } => parts.hub.event(event_code(cause.code), cause.text),
+        }
+    }
+}
+
+/// The core's word for a healthy pair, as it is reported.
+fn event_code(code: &str) -> &str {
+    if code == "pair" { "paired" } else { code }
+}
+
+impl Parts {
+    async fn tell(&self, input: Input) {
+        drop(self.inputs.send(input).await);
+    }
+}
+
+async fn persist(
+    parts: Arc<Parts>,
+    slots: Arc<Mutex<Slots>>,
+    token: u64,
+    state: DurableState,
+) {
+    let bytes = serde_json::to_vec(&state).expect("plain data becomes JSON");
+    loop {
+        let (slots, bytes) = (slots.clone(), bytes.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            slots.lock().unwrap_or_else(PoisonError::into_inner).store(&bytes)
+        });
+        match stored.await {
+            Ok(Ok(())) => break,
+            Ok(Err(err)) => {
+                let text = error_chain(&err);
+                tracing::error!(error = text, "pair state not stored");
+                let words = format!("The state partition cannot be written: {text}");
+                parts.hub.problem(Concern::State, "pair", Some(words));
+            }
+            Err(error) => tracing::error!(%error, "pair state not stored"),
+        }
+        tokio::time::sleep(PERSIST_RETRY).await;
+    }
+    parts.hub.problem(Concern::State, "pair", None);
+    tracing::info!(token, epoch = state.epoch.0, solo = state.solo, "pair state stored");
+    parts.tell(Input::Persisted { token }).await;
+}
+
+async fn ask(parts: Arc<Parts>, swap: WitnessSwap) {
+    let request_id = swap.request_id;
+    let input = match parts.witness.swap(&swap).await {
+        Some(answer) => {
+            tracing::info!(granted = answer.granted, reason = answer.reason, "witness answered");
+            Input::WitnessAnswered(answer)
+        }
+        None => Input::WitnessUnreachable { request_id },
+    };
+    parts.tell(input).await;
+}
+
+async fn read(parts: Arc<Parts>, request_id: u64) {
+    let input = match parts.witness.record().await {
+        Some(record) => Input::WitnessAnswered(WitnessAnswer {
+            request_id,
+            granted: false,
+            record,
+            reason: String::new(),
+        }),
+        None => Input::WitnessUnreachable { request_id },
+    };
+    parts.tell(input).await;
+}
+
+async fn promote(parts: Arc<Parts>, vm: VmName) {
+    let ok = parts.hands.promote(&vm).await;
+    if ok {
+        parts.hub.event("promoted", format!("the volumes of {vm} may be written here"));
+    }
+    parts.look.notify_one();
+    parts.tell(Input::PromoteDone { vm, ok }).await;
+}
+
+async fn start(parts: Arc<Parts>, vm: VmName) {
+    let object = vm.as_str();
+    // From now on its vCPUs may run.
+    parts.watch.set(&vm, VmRun::Running, true).await;
+    let result = match parts.hands.registry.get(&vm) {
+        Some(entry) => {
+            let mut accel = parts.accel.clone();
+            let accel = accel.wait_for(Option::is_some).await.ok().and_then(|accel| *accel);
+            let launch = launch(&entry, &parts.site, accel.unwrap_or(Accel::Tcg));
+            parts.vms.start(&launch).await.map_err(|err| error_chain(&err))
+        }
+        None => Err("its volumes are not set up on this server".to_owned()),
+    };
+    match result {
+        Ok(running) => {
+            parts.hub.event("vm_started", format!("{vm} started (process {})", running.pid));
+            parts.hub.problem(Concern::Vm, object, None);
+            parts.watch.set(&vm, VmRun::Running, false).await;
+        }
+        Err(text) => {
+            tracing::error!(vm = object, error = text, "VM not started");
+            parts.hub.problem(Concern::Vm, object, Some(format!("VM {vm} cannot be started: {text}")));
+            parts.watch.set(&vm, VmRun::Failed, false).await;
+        }
+    }
+}
+
+async fn stop(parts: Arc<Parts>, vm: VmName) {
+    match parts.vms.stop(&vm, STOP_LIMIT).await {
+        Ok(outcome) => {
+            parts.hub.event("vm_stopped", format!("{vm} stopped ({outcome:?})"));
+            parts.watch.set(&vm, VmRun::Stopped, false).await;
+        }
+        // No answer: the core must not believe that it is gone.
+        Err(err) => tracing::error!(%vm, error = error_chain(&err), "VM not stopped"),
+    }
+}
+
+async fn tap(parts: Arc<Parts>, vm: VmName, up: bool) {
+    if let Err(err) = parts.vms.set_link(&vm, up).await {
+        tracing::warn!(%vm, up, error = error_chain(&err), "VM link not changed");
+    }
+}
+
+async fn pause(parts: Arc<Parts>, vm: VmName) {
+    match parts.vms.pause(&vm).await {
+        Ok(()) => parts.watch.set(&vm, VmRun::Paused, false).await,
+        Err(err) => tracing::warn!(%vm, error = error_chain(&err), "VM not paused"),
+    }
+}
+
+async fn resume(parts: Arc<Parts>, vm: VmName) {
+    match parts.vms.resume(&vm).await {
+        Ok(()) => parts.watch.set(&vm, VmRun::Running, false).await,
+        Err(err) => tracing::warn!(%vm, error = error_chain(&err), "VM not resumed"),
+    }
+}
+
+async fn switch(parts: Arc<Parts>, path: Path) {
+    match parts.network.route_replication(parts.slot, path).await {
+        Ok(()) => tracing::info!(?path, "replication path switched"),
+        Err(err) => tracing::error!(?path, error = error_chain(&err), "path not switched"),
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Watches the replicated volumes: tells the core of every change, finishes new volumes.
+
+use super::summary::summary;
+use crate::hq::client::error_chain;
+use crate::status::{Concern, Hub};
+use crate::vms::registry::{Registry, VmEntry};
+use agent_core::{Input, LinkSummary};
+use hypervisor_glue::replication::{
+    DiskState, LinkState, ReplicaEvent, ReplicaStatus, Replication,
+};
+use provisioning_protocol::ids::NodeSlot;
+use provisioning_protocol::report::VmPhase;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// Without events nothing changes but the resync's progress, and volumes in the making.
+const PERIOD_CALM: Duration = Duration::from_secs(3);
+const PERIOD_BUSY: Duration = Duration::from_millis(500);
+
+/// The monitor.
+pub struct Monitor {
+    /// This server's place.
+    pub slot: NodeSlot,
+    /// Replication.
+    pub replication: Arc<dyn Replication>,
+    /// Which volumes there are.
+    pub registry: Arc<Registry>,
+    /// Status.
+    pub hub: Arc<Hub>,
+    /// The core.
+    pub inputs: mpsc::Sender<Input>,
+    /// New volumes exist, or a look is wanted.
+    pub changed: Arc<Notify>,
+    /// Set by a helper call, cleared here.
+    pub split_brain: Arc<AtomicBool>,
+}
+
+impl Monitor {
+    /// Runs until the core is gone.
+    pub async fn run(self) {
+        let mut events = None;
+        let mut last: Option<LinkSummary> = None;
+        while !self.inputs.is_closed() {
+            if events.is_none() {
+                events = self.replication.events().await.ok();
+            }
+            if let Ok(statuses) = self.replication.status().await {
+                self.finish_new(&statuses).await;
+                self.tell(&statuses, &mut last).await;
+            }
+            let busy = last.is_some_and(|line| line.resync_percent.is_some())
+                || self.registry.all().iter().any(|entry| !entry.ready);
+            let period = if busy { PERIOD_BUSY } else { PERIOD_CALM };
+            self.wait(&mut events, period).await;
+        }
+    }
+
+    async fn wait(&self, events: &mut Option<mpsc::Receiver<ReplicaEvent>>, period: Duration) {
+        let event = async {
+            match events {
+                Some(stream) => stream.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = event => match event {
+                Some(event) => {
+                    tracing::debug!(?event, "replication event");
+                    while let Some(Ok(_)) = events.as_mut().map(mpsc::Receiver::try_recv) {}
+                }
+                None => {
+                    *events = None;
+                    tokio::time::sleep(PERIOD_BUSY).await;
+                }
+            },
+            () = self.changed.notified() => {}
+            () = tokio::time::sleep(period) => {}
+        }
+    }
+
+    async fn tell(&self, statuses: &[ReplicaStatus], last: &mut Option<LinkSummary>) {
+        let counted: Vec<u32> = self
+            .registry
+            .all()
+            .iter()
+            .filter(|entry| entry.ready)
+            .flat_map(numbers)
+            .collect();
+        let mut line = summary(&counted, statuses, self.split_brain.load(Ordering::Relaxed));
+        if line.connected && line.split_brain {
+            self.split_brain.store(false, Ordering::Relaxed);
+            line.split_brain = false;
+        }
+        if *last == Some(line) {
+            return;
+        }
+        self.note(last.as_ref(), &line);
+        *last = Some(line);
+        drop(self.inputs.send(Input::LinkChanged(line)).await);
+    }
+
+    fn note(&self, old: Option<&LinkSummary>, new: &LinkSummary) {
+        tracing::info!(?new, "replication");
+        self.hub.update(|state| state.resync_percent = new.resync_percent);
+        let was = old.and_then(|line| line.resync_percent).is_some();
+        match (was, new.resync_percent.is_some()) {
+            (false, true) => self.hub.event("resync_started", "the volumes are being resynced"),
+            (true, false) if new.connected => {
+                self.hub.event("resync_done", "the volumes are equal again");
+            }
+            _ => {}
+        }
+    }
+
+    /// New volumes: declare both sides equal (server A, once), and note when they are ready.
+    async fn finish_new(&self, statuses: &[ReplicaStatus]) {
+        for entry in self.registry.all().into_iter().filter(|entry| !entry.ready) {
+            let of: Vec<&ReplicaStatus> = numbers(&entry)
+                .filter_map(|number| statuses.iter().find(|status| status.number == number))
+                .collect();
+            if of.len() != entry.replicas.len() {
+                continue;
+            }
+            if self.slot == NodeSlot::A {
+                self.skip_first_sync(&entry, &of).await;
+            }
+            let in_sync = |status: &&ReplicaStatus| {
+                status.link == LinkState::Connected
+                    && status.disk == DiskState::UpToDate
+                    && status.peer_disk == DiskState::UpToDate
+            };
+            if of.iter().all(in_sync) {
+                self.ready(&entry).await;
+            }
+        }
+    }
+
+    /// Both sides hold the same verified image, or nothing but zeros.
+    async fn skip_first_sync(&self, entry: &VmEntry, statuses: &[&ReplicaStatus]) {
+        for status in statuses {
+            let new = status.link == LinkState::Connected
+                && status.disk == DiskState::Inconsistent
+                && status.peer_disk == DiskState::Inconsistent;
+            let spec = entry.replicas.iter().find(|spec| spec.number == status.number);
+            if let (true, Some(spec)) = (new, spec) {
+                tracing::info!(resource = spec.resource(), "new volumes are equal: no first sync");
+                if let Err(err) = self.replication.skip_first_sync(spec).await {
+                    tracing::warn!(error = error_chain(&err), "first sync not skipped");
+                }
+            }
+        }
+    }
+
+    async fn ready(&self, entry: &VmEntry) {
+        let vm = entry.assignment.name.clone();
+        if let Err(err) = self.registry.mark_ready(&vm) {
+            let words = format!("The state partition cannot be written: {}", error_chain(&err));
+            self.hub.problem(Concern::State, "ready", Some(words));
+            return;
+        }
+        self.hub.event("volumes_ready", format!("the volumes of {vm} are on both servers"));
+        self.hub.vm(&vm, &entry.template, VmPhase::Standby, "");
+        drop(self.inputs.send(Input::VolumesReady { vm, ready: true }).await);
+    }
+}
+
+fn numbers(entry: &VmEntry) -> impl Iterator<Item = u32> + '_ {
+    entry.replicas.iter().map(|spec| spec.number)
+}

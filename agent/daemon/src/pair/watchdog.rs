@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Client of the watchdog keeper: arm, renew, disarm, one JSON line each.
+//!
+//! The lease is renewed by the pair loop and by nothing else, so that a loop that hangs loses
+//! it. A renewal is one small write that never waits.
+
+use crate::status::{Concern, Hub};
+use agent_core::Input;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// The agent's lease (ha.md 5.3, R11).
+pub const LEASE_MS: u64 = 8000;
+const LIMIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Op {
+    Arm { lease_ms: u64 },
+    Renew,
+    Disarm,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reply {
+    armed: bool,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// What the loop may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Arm.
+    Arm,
+    /// Disarm.
+    Disarm,
+    /// Renew.
+    Renew,
+}
+
+/// Handle of the client task.
+#[derive(Debug, Clone)]
+pub struct Watchdog {
+    wishes: mpsc::Sender<Wish>,
+}
+
+impl Watchdog {
+    /// Starts the client.
+    #[must_use]
+    pub fn start(path: PathBuf, inputs: mpsc::Sender<Input>, hub: Arc<Hub>) -> Self {
+        // Few: if the keeper does not read, wishes are dropped, and the lease runs out.
+        let (wishes, queue) = mpsc::channel(4);
+        tokio::spawn(run(path, queue, inputs, hub));
+        Self { wishes }
+    }
+
+    /// Asks without waiting.
+    pub fn ask(&self, wish: Wish) {
+        if self.wishes.try_send(wish).is_err() {
+            tracing::warn!(?wish, "watchdog keeper does not keep up");
+        }
+    }
+}
+
+async fn run(
+    path: PathBuf,
+    mut wishes: mpsc::Receiver<Wish>,
+    inputs: mpsc::Sender<Input>,
+    hub: Arc<Hub>,
+) {
+    let mut open: Option<BufReader<UnixStream>> = None;
+    let mut armed = None;
+    while let Some(wish) = wishes.recv().await {
+        let op = match wish {
+            Wish::Arm => Op::Arm { lease_ms: LEASE_MS },
+            Wish::Disarm => Op::Disarm,
+            Wish::Renew => Op::Renew,
+        };
+        let reply = match ask(&path, &mut open, &op).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                // The keeper may have restarted: once more on a new connection.
+                open = None;
+                ask(&path, &mut open, &op).await.unwrap_or_else(|error| Reply {
+                    armed: false,
+                    reason: Some(format!("the watchdog keeper does not answer: {error}")),
+                })
+            }
+        };
+        if armed != Some(reply.armed) || wish != Wish::Renew {
+            armed = Some(reply.armed);
+            let reason = reply.reason.unwrap_or_default();
+            tracing::info!(armed = reply.armed, reason, ?wish, "watchdog");
+            let missing = !reply.armed && wish != Wish::Disarm;
+            let words = format!("The hardware watchdog is not armed ({reason})");
+            hub.problem(Concern::Watchdog, "", missing.then_some(words));
+            drop(inputs.send(Input::WatchdogArmed(reply.armed)).await);
+        }
+    }
+}
+
+async fn ask(
+    path: &Path,
+    open: &mut Option<BufReader<UnixStream>>,
+    op: &Op,
+) -> io::Result<Reply> {
+    let stream = match open {
+        Some(stream) => stream,
+        None => open.insert(BufReader::new(
+            timeout(LIMIT, UnixStream::connect(path)).await.map_err(io::Error::other)??,
+        )),
+    };
+    let mut line = serde_json::to_vec(op)?;
+    line.push(b'\n');
+    let exchange = async {
+        stream.get_mut().write_all(&line).await?;
+        let mut answer = String::new();
+        stream.take(4096).read_line(&mut answer).await?;
+        if answer.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        Ok(serde_json::from_str(&answer)?)
+    };
+    let answer = timeout(LIMIT, exchange).await.map_err(io::Error::other).flatten();
+    if answer.is_err() {
+        *open = None;
+    }
+    answer
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! VMs: their volumes, their start, and whether they are well.
+
+pub mod launch;
+pub mod pool;
+pub mod probe;
+pub mod provision;
+pub mod registry;
+pub mod watch;
