@@ -5,7 +5,7 @@
 //! machines comes before what stops enrolment, and that before what only lowers protection.
 
 use crate::facts::{Agent, Facts, Status};
-use crate::text::span;
+use crate::text::{Clean, span};
 use crate::words;
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
@@ -48,6 +48,7 @@ pub enum Code {
     HqTls,
     HqClock,
     HqUnreachable,
+    HqRefused,
     Disk,
     Frozen,
     Waiting,
@@ -65,7 +66,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Well,
         Self::Starting,
         Self::AgentNever,
@@ -81,6 +82,7 @@ impl Code {
         Self::HqTls,
         Self::HqClock,
         Self::HqUnreachable,
+        Self::HqRefused,
         Self::Disk,
         Self::Frozen,
         Self::Waiting,
@@ -116,6 +118,7 @@ impl Code {
             Self::HqClock => "F24",
             Self::HqUnreachable => "F25",
             Self::ClockUntrusted => "F26",
+            Self::HqRefused => "F27",
             Self::Disk => "F30",
             Self::Frozen => "F40",
             Self::Waiting => "F41",
@@ -217,42 +220,59 @@ fn silent(facts: &Facts, for_s: u64) -> Option<Advice> {
 /// States of the pair in which nothing may run here.
 fn stopped(status: &Status) -> Option<Advice> {
     let other = words::other(status.slot);
-    let because = reason(status.pair.cause.as_str());
+    let cause = status.pair.cause.as_str();
     match status.pair.state {
-        PeerState::Suspect => say(
-            Level::Alarm,
-            Code::Frozen,
-            format!(
-                "Wait a minute and switch nothing off: {other} was lost and it is being decided \
-                 who carries on.{because}"
-            ),
-        ),
-        PeerState::Wait => say(
-            Level::Alarm,
-            Code::Waiting,
-            format!(
-                "Switch on {other} and check the cables between the servers. This one may hold \
-                 old data and waits for it.{because}"
-            ),
-        ),
+        PeerState::Suspect => say(Level::Alarm, Code::Frozen, frozen(&other, cause)),
+        PeerState::Wait => waiting(&other, cause),
         PeerState::Loser => say(
             Level::Wait,
             Code::StoodDown,
-            format!("Nothing. {} carries on; this server rejoins it.{because}", capital(&other)),
+            format!("Nothing. {} carries on; this one rejoins it.", words::capital(&other)),
         ),
         _ => None,
     }
 }
 
+/// Some waits end by themselves, others only when a person brings back what is waited for.
+fn frozen(other: &str, cause: &str) -> String {
+    let has = |part: &str| cause.contains(part);
+    if has("diverged") {
+        return format!("Call headquarters and switch nothing off. {cause}");
+    }
+    if has("HQ does not answer") {
+        return format!("Switch on {other}, or bring back the internet connection. {cause}");
+    }
+    if has("Frozen:") || has("Stopped:") {
+        return format!("Switch on {other} and check the cables between the servers. {cause}");
+    }
+    let cause = if cause.is_empty() { "The other server is lost." } else { cause };
+    format!("Wait a minute and switch nothing off: it is being decided who carries on. {cause}")
+}
+
+fn waiting(other: &str, cause: &str) -> Option<Advice> {
+    let has = |part: &str| cause.contains(part);
+    if has("Connected:") || has("brought up to date") {
+        let text = format!("Wait and switch neither server off. {cause}");
+        return say(Level::Wait, Code::CatchingUp, text);
+    }
+    if has("recorded survivor") {
+        return say(Level::Wait, Code::Waiting, format!("Wait a minute. {cause}"));
+    }
+    if has("New here") {
+        let text = format!("Wait, or switch on {other} if it is off: the two become a pair alone.");
+        return say(Level::Wait, Code::Waiting, text);
+    }
+    say(
+        Level::Alarm,
+        Code::Waiting,
+        format!("Switch on {other} and check the cables between the servers. {cause}"),
+    )
+}
+
 fn enrolment(facts: &Facts, status: &Status) -> Option<Advice> {
     match status.enrolment {
         Enrolment::Done => None,
-        Enrolment::NoClaim => say(
-            Level::Act,
-            Code::NoClaim,
-            "Plug in the USB stick labelled FORECOURT that belongs to this server. It is read by \
-             itself.",
-        ),
+        Enrolment::NoClaim => say(Level::Act, Code::NoClaim, no_claim(status)),
         Enrolment::Pending => say(
             Level::Act,
             Code::ClaimPending,
@@ -273,60 +293,73 @@ fn enrolment(facts: &Facts, status: &Status) -> Option<Advice> {
     }
 }
 
-/// The first step on the way to HQ that fails, and its one sentence.
+fn no_claim(status: &Status) -> String {
+    let said = status.problems.iter().chain([&status.hq.error]).map(Clean::as_str);
+    let mut faults = said.filter(|l| l.contains("stick") && !l.starts_with("No claim stick"));
+    match faults.next() {
+        Some(fault) => format!("Bring the claim stick in order or ask for a new one: {fault}."),
+        None => "Plug in the USB stick labelled FORECOURT that belongs to this server. It is read \
+                 by itself."
+            .into(),
+    }
+}
+
+/// The first step on the way to HQ that fails, and its one sentence. The error itself is shown
+/// beside HQ's address.
 fn contact(facts: &Facts, status: &Status, level: Level) -> Option<Advice> {
-    let error = status.hq.error.as_str();
-    let lower = error.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if let Some(lan) = facts.nics.first() {
-        if !lan.link {
-            let text = format!("Plug the office network into {} (the LAN port).", lan.name);
-            return say(level, Code::NoLanLink, text);
-        }
-        if lan.addresses.is_empty() && status.lan.is_empty() {
-            let text = "The office network gives this server no address. Is it the right socket? \
-                        Ask who runs the network for DHCP.";
-            return say(level, Code::NoLanAddress, text);
-        }
+    let error = status.hq.error.as_str().to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    if let Some(advice) = lan(facts, status, level) {
+        return Some(advice);
+    }
+    let url = &status.hq.url;
+    if has(&["hq refused"]) {
+        let text = "Call headquarters: they no longer take this server's word.";
+        return say(level, Code::HqRefused, text);
+    }
+    if has(&["asks to wait"]) {
+        return say(Level::Wait, Code::Asking, "Wait. Headquarters is busy and asked for time.");
     }
     if has(&["not valid yet", "notvalidyet", "expired", "clock"]) {
-        let text = format!("Set the server's clock (it says {}): {error}", clock(facts));
+        let text = format!("Set the server's clock in its firmware: it says {}.", clock(facts));
         return say(level, Code::HqClock, text);
     }
     if has(&["certificate", "unknownissuer", "unknown issuer", "tls"]) {
         let text = format!(
-            "Something on the way opens the encrypted connection to {}. Ask who runs the network \
-             to exempt that address. ({error})",
-            status.hq.url
+            "Something on the way opens the encrypted connection. Ask who runs the network to \
+             exempt {url}."
         );
         return say(level, Code::HqTls, text);
     }
     if has(&["dns", "resolve", "lookup", "name or service"]) {
-        let text = format!("The name in {} is not found. Check DNS. ({error})", status.hq.url);
-        return say(level, Code::HqName, text);
+        return say(level, Code::HqName, format!("Check DNS: the name in {url} is not found."));
     }
-    let text = format!(
-        "Check the office's internet connection: {} does not answer. ({error})",
-        status.hq.url
-    );
+    let text = format!("Check the office's internet connection: {url} does not answer.");
     say(level, Code::HqUnreachable, text)
 }
 
-fn disk(status: &Status) -> Option<Advice> {
-    let is_taken_by_others = |line: &str| {
-        let line = line.to_lowercase();
-        ["not blank", "left alone", "no blank", "no data disk"].iter().any(|w| line.contains(w))
-    };
-    let all = status.problems.iter().chain(&status.disks);
-    let line = all.map(crate::text::Clean::as_str).find(|line| is_taken_by_others(line))?;
-    // A server that has its disk may carry others that are none of its business.
-    if status.vms.iter().any(words::is_here) || status.pair.state == PeerState::Pair {
-        return None;
+fn lan(facts: &Facts, status: &Status, level: Level) -> Option<Advice> {
+    let lan = facts.nics.first()?;
+    if !lan.link {
+        let text = format!("Plug the office network into {} (the LAN port).", lan.name);
+        return say(level, Code::NoLanLink, text);
     }
-    let text = format!(
-        "Put in an empty data disk, or have this one wiped if nobody needs it: {line}. Nothing on \
-         it was touched."
-    );
+    if lan.addresses.is_empty() && status.lan.is_empty() {
+        let text = "The office network gives this server no address. Is it the right socket? Ask \
+                    who runs the network for DHCP.";
+        return say(level, Code::NoLanAddress, text);
+    }
+    None
+}
+
+/// Without a blank disk there is nothing to run VMs on.
+fn disk(status: &Status) -> Option<Advice> {
+    let find = |part: &str| status.problems.iter().map(Clean::as_str).find(|l| l.contains(part));
+    let none = find("No blank disk")?;
+    let text = match find("is not blank") {
+        Some(line) => format!("Put in an empty data disk. {line}."),
+        None => format!("Put in an empty data disk. {none}."),
+    };
     say(Level::Act, Code::Disk, text)
 }
 
@@ -399,13 +432,19 @@ fn headquarters(facts: &Facts, status: &Status) -> Option<Advice> {
         return None;
     }
     let mut advice = contact(facts, status, Level::Act)?;
-    advice.text.push_str(" Virtual machines run on meanwhile.");
+    advice.text.push_str(" Virtual machines run on.");
     Some(advice)
 }
 
 fn others(status: &Status) -> Option<Advice> {
-    if let Some(problem) = status.problems.first() {
-        return say(Level::Act, Code::Problem, problem.as_str());
+    // HQ's silence has its own rule, and its own patience.
+    let about_hq = |line: &str| {
+        !status.hq.error.is_empty() && (line == status.hq.error.as_str() || line.contains("HQ"))
+    };
+    let mut problems = status.problems.iter().map(Clean::as_str).filter(|line| !about_hq(line));
+    if let Some(problem) = problems.next() {
+        let code = if problem.contains("is not blank") { Code::Disk } else { Code::Problem };
+        return say(Level::Act, code, problem);
     }
     if !status.clock_trusted {
         let text = "The clock is not trusted yet. It is set by itself once headquarters answers.";
@@ -426,10 +465,4 @@ fn reason(cause: &str) -> String {
 
 fn clock(facts: &Facts) -> String {
     crate::text::date_time(facts.wall_ms)
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|c| c.to_ascii_uppercase());
-    first.into_iter().chain(chars).collect()
 }

@@ -165,7 +165,7 @@ pub struct Pair {
 /// The peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its state in words.
+    /// Its state, as it said it.
     pub state: Clean,
     /// Seconds since it was last heard.
     pub age_s: u64,

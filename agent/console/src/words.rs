@@ -3,7 +3,7 @@
 
 use crate::facts::{Pair, Vm};
 use provisioning_protocol::ids::NodeSlot;
-use provisioning_protocol::peer::{Path, PeerState};
+use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
 
 /// The pair, as one server sees it.
@@ -16,20 +16,27 @@ pub fn pair(pair: &Pair) -> String {
             Some(percent) => format!("CATCHING UP, {percent} % copied"),
             None => "CATCHING UP, one server copies from the other".into(),
         },
-        PeerState::Suspect => "FROZEN, the other server was lost and it is being decided".into(),
-        PeerState::Solo => "ALONE, this server carries on without the other".into(),
+        PeerState::Suspect => "FROZEN, it is being decided who carries on".into(),
+        PeerState::Solo => "ALONE, without the other server".into(),
         PeerState::Loser => "STOOD DOWN, the other server carries on".into(),
-        PeerState::Wait => "WAITING, this server may not run virtual machines yet".into(),
+        PeerState::Wait => "WAITING, may not run virtual machines yet".into(),
         PeerState::Maint => "MAINTENANCE, taken out on purpose".into(),
     }
 }
 
-/// A path.
+/// The peer's own word for its state, in ours.
 #[must_use]
-pub fn path(path: Path) -> &'static str {
-    match path {
-        Path::Cable => "cable",
-        Path::Lan => "LAN",
+pub fn peer(state: &str) -> &str {
+    match state {
+        "BOOT" => "starting",
+        "PAIR" => "healthy",
+        "RESYNC" => "catching up",
+        "SUSPECT" => "FROZEN",
+        "SOLO" => "carrying on alone",
+        "LOSER" => "stood down",
+        "WAIT" => "waiting",
+        "MAINT" => "in maintenance",
+        other => other,
     }
 }
 
@@ -38,9 +45,9 @@ pub fn path(path: Path) -> &'static str {
 pub fn heard(heard: [bool; 2]) -> &'static str {
     match heard {
         [true, true] => "heard over cable and LAN",
-        [true, false] => "heard over the cable only",
-        [false, true] => "heard over the LAN only",
-        [false, false] => "not heard",
+        [true, false] => "heard over the cable ONLY",
+        [false, true] => "heard over the LAN ONLY",
+        [false, false] => "NOT HEARD",
     }
 }
 
@@ -75,4 +82,12 @@ pub fn other(slot: Option<NodeSlot>) -> String {
 #[must_use]
 pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}
+
+/// With a capital at its start.
+#[must_use]
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(chars).collect()
 }

@@ -79,6 +79,10 @@ fn a_status_that_cannot_be_used_says_why() {
 fn each_stage_of_enrolment_has_its_sentence() {
     let at = |enrolment, error| told(new_server(enrolment, error));
     expect(&at(Enrolment::NoClaim, ""), Level::Act, Code::NoClaim, &["USB stick", "FORECOURT"]);
+    let spoilt = at(Enrolment::NoClaim, "The claim stick holds no claim.txt");
+    expect(&spoilt, Level::Act, Code::NoClaim, &["stick in order", "holds no claim.txt"]);
+    let none = at(Enrolment::NoClaim, "No claim stick found; plug in the USB stick");
+    expect(&none, Level::Act, Code::NoClaim, &["Plug in the USB stick labelled FORECOURT"]);
     expect(&at(Enrolment::Asking, ""), Level::Wait, Code::Asking, &["Wait"]);
     expect(&at(Enrolment::Pending, ""), Level::Act, Code::ClaimPending, &["fingerprint"]);
     let refused = at(Enrolment::Refused, "the claim code was used already.");
@@ -95,6 +99,12 @@ fn the_first_broken_step_on_the_way_to_headquarters_is_named() {
     expect("invalid peer certificate: NotValidYet", Code::HqClock, "2026-11-22 09:41");
     expect("dns error: failed to lookup address", Code::HqName, "Check DNS");
     expect("tcp connect error: Connection refused", Code::HqUnreachable, "internet connection");
+    expect("HQ refused: unknown server (unknown_device, HTTP 403)", Code::HqRefused, "Call");
+    expect(
+        "https://hq answered with a certificate of another CA (CN=Proxy). Is something intercepting?",
+        Code::HqTls,
+        "exempt https://hq.example:443",
+    );
 
     let mut unplugged = machine();
     unplugged.nics[0].link = false;
@@ -118,30 +128,70 @@ fn a_wan_outage_is_reported_only_when_it_lasts() {
         }))
     };
     assert_eq!(outage(Some(30)).code, Code::Well);
-    expect(&outage(Some(900)), Level::Act, Code::HqUnreachable, &["run on meanwhile"]);
+    expect(&outage(Some(900)), Level::Act, Code::HqUnreachable, &["Virtual machines run on"]);
     assert_eq!(outage(None).code, Code::HqUnreachable);
 }
 
 #[test]
 fn a_disk_with_data_on_it_is_never_to_be_wiped_lightly() {
+    let left = "Disk /dev/sdb S1 is not blank and was left alone (holds ntfs)";
     let mut status = new_server(Enrolment::Done, "");
-    status.disks = vec!["sdb 1788 GiB: not blank (ntfs), left alone".into()];
-    expect(&told(status), Level::Act, Code::Disk, &["if nobody needs it", "ntfs", "touched"]);
-    let beside = but(|status| status.disks.push("sdc 1 GiB: not blank, left alone".into()));
-    assert_eq!(told(beside).code, Code::Well, "another disk beside the one in use is fine");
+    status.server.problems = vec![left.into(), "No blank disk for VMs found: add one".into()];
+    expect(&told(status), Level::Act, Code::Disk, &["Put in an empty data disk", "ntfs"]);
+    let beside = told(but(|status| status.server.problems.push(left.into())));
+    expect(&beside, Level::Act, Code::Disk, &["left alone (holds ntfs)"]);
+    let mut bare = new_server(Enrolment::Done, "");
+    bare.server.problems = vec!["No blank disk for VMs found: add one".into()];
+    expect(&told(bare), Level::Act, Code::Disk, &["Put in an empty data disk"]);
 }
 
 #[test]
 fn each_state_of_the_pair_has_its_sentence() {
     let at = |state| told(in_state(state));
-    let cause = "peer lost at 09:40:58";
-    expect(&at(PeerState::Suspect), Level::Alarm, Code::Frozen, &["switch nothing off", cause]);
-    expect(&at(PeerState::Wait), Level::Alarm, Code::Waiting, &["Switch on server B", cause]);
     expect(&at(PeerState::Loser), Level::Wait, Code::StoodDown, &["Server B carries on"]);
     expect(&at(PeerState::Solo), Level::Act, Code::Alone, &["Look after server B"]);
     expect(&at(PeerState::Resync), Level::Wait, Code::CatchingUp, &["switch neither server off"]);
     expect(&at(PeerState::Maint), Level::Wait, Code::Maintenance, &["maintenance"]);
     expect(&at(PeerState::Boot), Level::Wait, Code::Starting, &["Wait"]);
+}
+
+#[test]
+fn a_frozen_server_says_what_would_end_it() {
+    let at = |state, cause: &str| {
+        told(but(|status| {
+            status.server.pair = pair(state);
+            status.server.pair.cause = cause.into();
+        }))
+    };
+    let frozen = |cause, words: &[&str]| {
+        expect(&at(PeerState::Suspect, cause), Level::Alarm, Code::Frozen, words);
+    };
+    frozen("", &["Wait a minute", "switch nothing off"]);
+    frozen("The other server is lost; asking the witness at HQ.", &["Wait a minute", "asking"]);
+    frozen(
+        "Frozen: the other server is lost and the witness at HQ does not answer.",
+        &["Switch on server B", "internet connection"],
+    );
+    frozen(
+        "Frozen: this server's disks are not whole, so it may not go on alone.",
+        &["Switch on server B", "disks are not whole"],
+    );
+    frozen(
+        "Stopped: the data on the two servers has diverged; an operator must choose.",
+        &["Call headquarters", "diverged"],
+    );
+    let waits = |cause, level, code, word: &str| {
+        expect(&at(PeerState::Wait, cause), level, code, &[word]);
+    };
+    waits("Out of sync: waiting.", Level::Alarm, Code::Waiting, "Switch on server B");
+    waits("New here: waiting to form a pair.", Level::Wait, Code::Waiting, "become a pair");
+    waits("Connected: being brought up to date.", Level::Wait, Code::CatchingUp, "neither");
+    waits(
+        "Started as the recorded survivor: looking.",
+        Level::Wait,
+        Code::Waiting,
+        "Wait a minute",
+    );
 }
 
 #[test]
@@ -176,6 +226,13 @@ fn machines_that_do_not_run_come_before_what_only_lowers_protection() {
 fn what_the_agent_finds_in_the_way_is_passed_on() {
     let status = but(|status| status.server.problems.push("The watchdog is missing.".into()));
     expect(&told(status), Level::Act, Code::Problem, &["The watchdog is missing."]);
+    let waning = but(|status| {
+        status.hq_error = "HQ at https://hq.example:443 cannot be reached: timed out".into();
+        status.hq_contact_age_s = Some(20);
+        status.server.problems.push(status.hq_error.clone());
+        status.server.problems.push("The witness at HQ does not answer.".into());
+    });
+    assert_eq!(told(waning).code, Code::Well, "a short silence of HQ is no one's business");
     let status = but(|status| status.clock_trusted = false);
     expect(&told(status), Level::Wait, Code::ClockUntrusted, &["clock"]);
 }

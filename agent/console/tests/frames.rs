@@ -70,7 +70,8 @@ fn a_new_server_behind_a_proxy_that_opens_tls() {
 fn a_frozen_server() {
     insta::assert_snapshot!(overview(facts(but(|status| {
         status.server.pair = pair(PeerState::Suspect);
-        status.server.pair.cause = "replication lost on both paths; asking the witness".into();
+        status.server.pair.cause =
+            "Frozen: the other server is lost and the witness at HQ does not answer.".into();
         status.server.vms[0].phase = VmPhase::Frozen;
         status.peer.as_mut().unwrap().age_ms = 3_100;
     }))));
@@ -80,7 +81,7 @@ fn a_frozen_server() {
 fn a_server_that_carries_on_alone() {
     insta::assert_snapshot!(overview(facts(but(|status| {
         status.server.pair = pair(PeerState::Solo);
-        status.server.pair.cause = "granted by the witness at epoch 5".into();
+        status.server.pair.cause = "Going on alone; the other server's VMs start here once its watchdog must have stopped them.".into();
         status.peer.as_mut().unwrap().age_ms = 754_000;
     }))));
 }
@@ -89,7 +90,7 @@ fn a_server_that_carries_on_alone() {
 fn a_server_that_waits_for_its_peer() {
     insta::assert_snapshot!(overview(facts(but(|status| {
         status.server.pair = pair(PeerState::Wait);
-        status.server.pair.cause = "server B went on alone at epoch 5".into();
+        status.server.pair.cause = "Out of sync: waiting for the other server.".into();
         status.server.vms[0].phase = VmPhase::Standby;
         status.peer = None;
     }))));
@@ -102,7 +103,8 @@ fn a_pair_that_catches_up_over_the_lan() {
         status.server.pair.paths = [Path::Lan].into();
         status.server.pair.replication = Some(Path::Lan);
         status.server.pair.resync_percent = Some(42);
-        status.server.pair.cause = "server B came back".into();
+        status.server.pair.cause =
+            "Connected again; the volumes are being brought up to date.".into();
     }))));
 }
 

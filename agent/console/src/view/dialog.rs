@@ -59,7 +59,7 @@ fn consequence(facts: &Facts, width: usize) -> Vec<Row> {
                  machines that run here stop."
             .to_owned(),
         Some(status) => {
-            let other = words::other(status.slot);
+            let other = words::capital(&words::other(status.slot));
             let here = status.vms.iter().filter(|vm| words::is_here(vm)).count();
             let here = words::count(here, "virtual machine", "virtual machines");
             match status.pair.state {

@@ -6,6 +6,7 @@ use crate::advice::advice;
 use crate::facts::{Agent, Facts, Nic, Status};
 use crate::text::{age, clip, date_time, span, wrap};
 use crate::words;
+use provisioning_protocol::peer::Path;
 use provisioning_protocol::status::Enrolment;
 
 /// Least rows kept for events.
@@ -61,16 +62,17 @@ fn server(facts: &Facts) -> Vec<Row> {
         Agent::Never => "agent NOT STARTED".into(),
         Agent::Unreadable(_) => "agent status UNREADABLE".into(),
     };
+    let replication = facts.fresh().and_then(|status| status.pair.replication);
     let up = if facts.uptime_s < 60 { "under 1 min".into() } else { span(facts.uptime_s) };
     vec![
         Row::fact("This server", &machine),
         Row::fact("Software", &format!("{agent}   up {up}")),
-        Row::fact("LAN", &nic(facts.nics.first())),
-        Row::fact("Cable", &nic(facts.nics.get(1))),
+        Row::fact("LAN", &nic(facts.nics.first(), replication == Some(Path::Lan))),
+        Row::fact("Cable", &nic(facts.nics.get(1), replication == Some(Path::Cable))),
     ]
 }
 
-fn nic(nic: Option<&Nic>) -> String {
+fn nic(nic: Option<&Nic>, replicates: bool) -> String {
     let Some(nic) = nic else { return "NO NETWORK CARD FOUND".into() };
     let addresses: Vec<&str> = nic.addresses.iter().take(2).map(|a| a.as_str()).collect();
     let link = match (nic.link, nic.speed) {
@@ -79,26 +81,26 @@ fn nic(nic: Option<&Nic>) -> String {
         (true, None) => "link".to_owned(),
     };
     let addresses = if addresses.is_empty() { "no address".into() } else { addresses.join("  ") };
-    format!("{addresses}   {link} ({})", nic.name)
+    let role = if replicates { ", replication" } else { "" };
+    format!("{addresses}   {link} ({}){role}", nic.name)
 }
 
 fn status_rows(facts: &Facts, status: &Status, width: usize) -> Vec<Row> {
     let clock = if status.clock_trusted { "trusted" } else { "NOT TRUSTED" };
     let now = date_time(facts.wall_ms);
     let now = now.get(..16).unwrap_or(&now);
-    let mut rows = vec![
-        Row::fact("Headquarters", &headquarters(status)),
-        Row::fact("Clock", &format!("{now} UTC, {clock}")),
-    ];
+    let mut rows = vec![Row::fact("Headquarters", &headquarters(status))];
+    if !status.hq.error.is_empty() {
+        rows.push(Row::fact("", status.hq.error.as_str()));
+    }
+    rows.push(Row::fact("Clock", &format!("{now} UTC, {clock}")));
     if status.enrolment == Enrolment::Done {
         rows.extend(pair(status, width));
     } else {
         rows.push(Row::fact("Enrolment", enrolment(status.enrolment)));
         rows.push(Row::fact("Fingerprint", status.fingerprint.or("none yet")));
     }
-    let disks: Vec<&str> = status.disks.iter().map(|d| d.as_str()).collect();
-    let disks = if disks.is_empty() { "none found".into() } else { disks.join("; ") };
-    rows.push(Row::fact("Data disks", &disks));
+    rows.push(Row::fact("Data disks", &data_disks(status)));
     rows
 }
 
@@ -108,11 +110,18 @@ fn headquarters(status: &Status) -> String {
     match (hq.age_s, hq.error.is_empty()) {
         (Some(seconds), true) => format!("answered {}   {url}", age(seconds)),
         (None, true) => format!("not asked yet   {url}"),
-        (Some(seconds), false) => {
-            format!("NO ANSWER, last {}   {url}   {}", age(seconds), hq.error)
-        }
-        (None, false) => format!("NO ANSWER since boot   {url}   {}", hq.error),
+        (Some(seconds), false) => format!("NO ANSWER, last {}   {url}", age(seconds)),
+        (None, false) => format!("NO ANSWER since boot   {url}"),
     }
+}
+
+/// The system's own disk and sticks are no data disks; page 3 lists them too.
+fn data_disks(status: &Status) -> String {
+    let own = ["this server's system", "on USB", "removable"];
+    let lines = status.disks.iter().map(|line| line.as_str().replace(" :", ":"));
+    let lines: Vec<String> =
+        lines.filter(|line| !own.iter().any(|word| line.contains(word))).collect();
+    if lines.is_empty() { "none found".into() } else { lines.join("; ") }
 }
 
 fn enrolment(enrolment: Enrolment) -> &'static str {
@@ -127,29 +136,24 @@ fn enrolment(enrolment: Enrolment) -> &'static str {
 
 fn pair(status: &Status, width: usize) -> Vec<Row> {
     let pair = &status.pair;
-    let replication = pair.replication.map_or_else(
-        || "no replication".to_owned(),
-        |path| format!("replication over the {}", words::path(path)),
-    );
-    let room = width.saturating_sub(LABEL + 2);
-    let cause = if pair.cause.is_empty() { "no cause given" } else { pair.cause.as_str() };
-    let label = match status.slot {
-        Some(slot) => format!("Server {}", slot.peer()),
-        None => "Other server".into(),
+    let state = format!(" {:<LABEL$}{} (epoch {})", "Pair", words::pair(pair), pair.epoch);
+    let mut rows = vec![Row::bold(clip(&state, width))];
+    let cause = wrap(pair.cause.as_str(), width.saturating_sub(LABEL + 2), 2);
+    rows.extend(cause.iter().map(|line| Row::fact("", line)));
+    rows.push(Row::fact(&words::capital(&words::other(status.slot)), &peer(status)));
+    rows
+}
+
+fn peer(status: &Status) -> String {
+    let heard = status.pair.heard;
+    let Some(peer) = &status.peer else {
+        return format!("{}, never since boot", words::heard(heard));
     };
-    let peer = match &status.peer {
-        Some(peer) => format!(
-            "{}, {}, last {}; runs {}",
-            peer.state,
-            words::heard(pair.heard),
-            age(peer.age_s),
-            words::count(usize::try_from(peer.running).unwrap_or(usize::MAX), "VM", "VMs")
-        ),
-        None => format!("{}, never since boot", words::heard(pair.heard)),
-    };
-    vec![
-        Row::bold(clip(&format!(" {:<LABEL$}{}", "Pair", words::pair(pair)), width)),
-        Row::fact("", &clip(&format!("{cause} (epoch {}, {replication})", pair.epoch), room)),
-        Row::fact(&label, &peer),
-    ]
+    let state = words::peer(peer.state.as_str());
+    if heard == [false, false] {
+        return format!("NOT HEARD; it was {state} {}", age(peer.age_s));
+    }
+    let running = usize::try_from(peer.running).unwrap_or(usize::MAX);
+    let running = words::count(running, "VM", "VMs");
+    format!("{state}, runs {running}, {}", words::heard(heard))
 }

@@ -97,7 +97,10 @@ pub fn well() -> LocalStatus {
             problems: Vec::new(),
         },
         peer: Some(PeerGlance { state: "PAIR".into(), age_ms: 180, running: 0 }),
-        disks: vec!["sdb 1788 GiB: in use for virtual machines".into()],
+        disks: vec![
+            "/dev/sda 240 GiB INTEL SSDSC2KB24: left alone: in use by this server's system".into(),
+            "/dev/sdb 1788 GiB SAMSUNG MZ7L31T9: in use for VM volumes".into(),
+        ],
         events: vec![
             event(34, "enrolled", "Enrolled as server A of site muenchen-12"),
             event(31, "vm_started", "parts-counter started from parts-counter@3"),
@@ -116,7 +119,7 @@ pub fn pair(state: PeerState) -> PairStatus {
         paths: if healthy { Path::BOTH.into_iter().collect() } else { Default::default() },
         replication: healthy.then_some(Path::Cable),
         resync_percent: None,
-        cause: if healthy { "resync finished".into() } else { String::new() },
+        cause: if healthy { "Both servers are in sync.".into() } else { String::new() },
     }
 }
 
@@ -141,7 +144,7 @@ pub fn new_server(enrolment: Enrolment, hq_error: &str) -> LocalStatus {
         status.peer = None;
         status.clock_trusted = false;
         status.events.clear();
-        status.disks = vec!["sdb 1788 GiB: blank, will be used".into()];
+        status.disks = vec!["/dev/sdb 1788 GiB SAMSUNG MZ7L31T9: blank".into()];
     })
 }
 
