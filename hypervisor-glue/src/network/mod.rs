@@ -2,6 +2,15 @@
 //! The server's network: NIC roles, the VM bridge, encrypted tunnels to the peer and the route
 //! that chooses between them.
 
+mod fake;
+mod files;
+mod host;
+mod nics;
+mod tunnel;
+
+pub use fake::FakeNetwork;
+pub use host::HostNetwork;
+
 use crate::error::Result;
 use async_trait::async_trait;
 use provisioning_protocol::ids::NodeSlot;
