@@ -160,7 +160,9 @@ fn ca_params(
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Forecourt");
-    params.distinguished_name.push(DnType::CommonName, name);
+    // A name of its own for each CA: a client that meets another HQ says "unknown issuer".
+    let tag = data_encoding::HEXLOWER.encode(&random::<4>()?);
+    params.distinguished_name.push(DnType::CommonName, format!("{name} {tag}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     validity(&mut params, now_s, days)?;
