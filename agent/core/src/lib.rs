@@ -227,7 +227,7 @@ impl Core {
             Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
             Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),
             Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
-            Input::OutdateDone { ok } => self.yields.outdated = ok,
+            Input::OutdateDone { ok } => self.yields.outdate_done(ok),
             Input::EvictDone { ok } => self.evict_done(ok),
             Input::WatchdogArmed(armed) => self.watchdog = Some(armed),
         }
@@ -297,6 +297,13 @@ impl Core {
 
     fn peer_disks_up_to_date(&self) -> bool {
         self.link.is_some_and(|link| link.volumes == 0 || link.peers == Disk::UpToDate)
+    }
+
+    /// Giving way: decided, or the volumes are being outdated. No pair is made meanwhile.
+    fn giving_way(&self) -> bool {
+        let decided =
+            self.pending.as_ref().is_some_and(|pending| pending.reason == Reason::Yielded);
+        decided || self.yields.busy()
     }
 
     fn facts(&self) -> Option<PeerFacts> {

@@ -161,6 +161,7 @@ impl Core {
     /// Connected, everything up to date on both sides: nothing stands in the way of a pair.
     fn joinable(&self) -> bool {
         self.was_up
+            && !self.giving_way()
             && self.disks_up_to_date()
             && self.peer_disks_up_to_date()
             && self.link.is_some_and(|link| !link.split_brain)

@@ -19,7 +19,9 @@ pub(crate) struct Yields {
     /// `Outdate` was ordered for the vote given up.
     ordered: bool,
     /// It worked.
-    pub outdated: bool,
+    outdated: bool,
+    /// It is not done yet: the volumes will be disconnected under our hands.
+    busy: bool,
 }
 
 impl Yields {
@@ -32,7 +34,17 @@ impl Yields {
     }
 
     pub fn start_outdate(&mut self) {
-        *self = Self { outdate: true, ..Self::default() };
+        *self = Self { outdate: true, busy: true, ..Self::default() };
+    }
+
+    pub fn outdate_done(&mut self, ok: bool) {
+        self.busy = false;
+        self.outdated = ok;
+    }
+
+    /// Whether `Outdate` is under way.
+    pub fn busy(&self) -> bool {
+        self.busy
     }
 
     /// Whether `Outdate` must be ordered now; said once.

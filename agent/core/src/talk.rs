@@ -29,7 +29,7 @@ impl Core {
             in_sync: self.durable.in_sync.clone(),
             watchdog_armed: self.watchdog == Some(true),
             hears: self.peer.paths(self.now, self.config.heard_ms),
-            link_up: self.was_up,
+            link_up: self.was_up && !self.giving_way(),
             disks_up_to_date: self.disks_up_to_date(),
             running: self.running(),
             released: self.released(),
