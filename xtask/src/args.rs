@@ -24,6 +24,9 @@ pub enum Command {
         /// Build even when nothing changed.
         #[arg(long)]
         force: bool,
+        /// Take the server's programs from this folder instead of building them.
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
     },
     /// Build the example template `parts-counter` (cached).
     Template {

@@ -49,9 +49,12 @@ fn boot(artifacts: &Artifacts, timeline: &Timeline, runs: u32) -> anyhow::Result
 fn image(artifacts: &Artifacts, timeline: &Timeline, runs: u32) -> anyhow::Result<Value> {
     let ours = bench::boot(artifacts, timeline, &artifacts.image, AGENT_UNIT, runs)?;
     let uki_bytes = bytes(&artifacts.uki)?;
-    let root_bytes = bytes(&artifacts.image.with_extension("erofs"))?;
-    let stock = artifacts.image.with_file_name("stock.raw");
-    bytes(&stock)?;
+    let description = artifacts.image.with_extension("json");
+    let text = std::fs::read_to_string(&description)
+        .with_context(|| format!("Reading {}", description.display()))?;
+    let root_bytes = serde_json::from_str::<Value>(&text)?["root_bytes"].clone();
+    let out = artifacts.image.parent().context("The image lies in no folder")?;
+    let stock = crate::image::build_stock(out)?;
     let theirs = bench::boot(artifacts, timeline, &stock, "multi-user.target", runs)?;
     show_boot("forecourt", &ours);
     show_boot("stock Debian", &theirs);

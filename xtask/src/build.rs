@@ -30,7 +30,7 @@ pub fn release() -> anyhow::Result<()> {
     sh::step("build the release binaries", &mut command)
 }
 
-/// Runs a package's binary in release mode with these arguments.
+/// Runs a package's binary with these arguments.
 pub fn cargo_run(package: &str, args: &[String]) -> anyhow::Result<()> {
-    sh::run(cargo().args(["run", "--quiet", "--release", "-p", package, "--"]).args(args))
+    sh::run(cargo().args(["run", "--quiet", "-p", package, "--"]).args(args))
 }

@@ -8,12 +8,12 @@ use std::process::Command;
 /// Compiling the workspace.
 pub const BUILD: &[&str] = &["gcc", "libc6-dev", "make", "pkg-config"];
 /// Running servers in the lab and in the demo.
-pub const LAB: &[&str] =
-    &["qemu-system-x86", "qemu-utils", "ovmf", "mtools", "dosfstools", "util-linux"];
+pub const LAB: &[&str] = &["qemu-system-x86", "ovmf", "mtools", "dosfstools", "util-linux"];
 /// Building the OS image: mkosi brings its own tools tree, made with these.
 pub const IMAGE: &[&str] = &["python3", "debian-archive-keyring", "apt", "zstd", "uidmap"];
 /// Building the example template.
-pub const TEMPLATE: &[&str] = &["cpio", "qemu-utils"];
+pub const TEMPLATE: &[&str] =
+    &["apt", "busybox-static", "dosfstools", "e2fsprogs", "mtools", "syslinux"];
 /// The static checks.
 pub const CHECK: &[&str] = &["shellcheck", "git"];
 /// The dashboard's browser test.

@@ -2,7 +2,7 @@
 //! `cargo xtask lab`: real-machine scenarios.
 
 use crate::args::LabOptions;
-use crate::{build, deps, image, paths, template, ui};
+use crate::{deps, image, paths, template, ui};
 use anyhow::{Context, bail};
 use std::path::Path;
 use tests_lab::artifacts::Artifacts;
@@ -46,8 +46,8 @@ pub fn run_all(options: &LabOptions) -> anyhow::Result<Results> {
 /// Installs and builds everything the lab starts.
 pub fn artifacts() -> anyhow::Result<Artifacts> {
     deps::ensure(&[deps::BUILD, deps::LAB].concat())?;
-    build::release()?;
-    image::run(false)?;
+    // Builds the release binaries too: the servers' go into the image.
+    image::run(false, None)?;
     template::run(None)?;
     let artifacts = Artifacts::in_target(&paths::target());
     artifacts.check()?;

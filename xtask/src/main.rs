@@ -38,7 +38,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Deps => deps::ensure_all(),
         Command::Build => build::release(),
-        Command::Image { force } => image::run(force),
+        Command::Image { force, programs } => image::run(force, programs),
         Command::Template { out } => template::run(out.as_deref()),
         Command::Demo(options) => demo::run(&options),
         Command::Lab(options) => lab::run(&options),

@@ -13,10 +13,15 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Tools built once per user and kept between checkouts.
-pub fn tool_cache() -> PathBuf {
+/// What is kept per user between checkouts.
+pub fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    cache.unwrap_or_else(|| target().join("cache")).join("forecourt/tools")
+    cache.unwrap_or_else(|| target().join("cache")).join("forecourt")
+}
+
+/// Tools built once per user and kept between checkouts.
+pub fn tool_cache() -> PathBuf {
+    cache().join("tools")
 }

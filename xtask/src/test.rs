@@ -70,7 +70,7 @@ fn unit() -> anyhow::Result<()> {
 
 fn sim() -> anyhow::Result<()> {
     let mut command = build::cargo();
-    command.args(["run", "--quiet", "--release", "--locked", "-p", "tests-sim", "--"]);
+    command.args(["run", "--quiet", "--locked", "-p", "tests-sim", "--"]);
     sh::step(&format!("simulation ({SIM_SEEDS} seeds)"), command.args(["--seeds", SIM_SEEDS]))
 }
 
