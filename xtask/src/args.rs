@@ -121,6 +121,8 @@ pub enum BenchName {
 /// A step of `test`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TestStep {
+    /// The house rules alone: a second, before each commit.
+    Tidy,
     /// Formatting, lints, licences, shell scripts, house rules.
     Check,
     /// Unit and integration tests of all crates.
