@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod demo;
 mod deps;
+mod documents;
 mod image;
 mod lab;
 mod paths;

@@ -44,6 +44,7 @@ pub fn run(steps: &[TestStep]) -> anyhow::Result<()> {
 
 fn run_step(step: TestStep, tally: &mut Tally) {
     match step {
+        TestStep::Tidy => tally.note("house rules", check::house_rules()),
         TestStep::Check => {
             for (name, check) in check::CHECKS {
                 tally.note(name, check());
