@@ -42,12 +42,20 @@ fn check_file(name: &str, text: &str, faults: &mut Vec<String>) {
     }
     // Spelled apart, or this file would break its own rule.
     let machine_path = concat!("/wo", "rk/");
-    if let Some(number) = text.lines().position(|line| line.contains(machine_path)) {
+    if let Some(number) = text.lines().position(|line| holds_absolute(line, machine_path)) {
         faults.push(format!("{name}:{}: a path of one machine ({machine_path})", number + 1));
     }
     if extension == "rs" {
         check_rust(name, text, faults);
     }
+}
+
+/// Whether a line holds this path from the root on, and not as a part of another path.
+fn holds_absolute(line: &str, path: &str) -> bool {
+    line.match_indices(path).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '_' | '-' | '.' | '}'))
+    })
 }
 
 fn wants_licence(name: &str, extension: &str) -> bool {
@@ -130,6 +138,13 @@ mod tests {
     fn tests_inside_a_file_may_unwrap() {
         let text = format!("{HEAD}#[cfg(test)]\nmod tests {{ fn f() {{ g().unwrap() }} }}\n");
         assert!(faults("a/src/lib.rs", &text).is_empty());
+    }
+
+    #[test]
+    fn a_path_of_one_machine_is_found_and_a_part_of_a_path_is_not() {
+        let path = concat!("/wo", "rk/main");
+        assert_eq!(faults("docs/x.md", &format!("see {path}\n")).len(), 1);
+        assert!(faults("docs/x.md", &format!("see FOLDER{path}\n")).is_empty());
     }
 
     #[test]
