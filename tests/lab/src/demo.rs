@@ -40,10 +40,6 @@ pub fn run(artifacts: &Artifacts, timeline: &Timeline) -> anyhow::Result<(Report
     let [wan_a, wan_b] = ["a", "b"].map(|name| site.wan_bytes(name).received);
     timeline.note("wan", format!("A received {wan_a} bytes, B {wan_b}"));
     let (failover, victim) = failover::kill_host(&mut site, "demo")?;
-    timeline.note(
-        "lab",
-        format!("{} writes acknowledged, {} lost", failover.acked_writes, failover.lost_writes),
-    );
     ensure!(failover.lost_writes == 0, "{} acknowledged writes are lost", failover.lost_writes);
     let resync_s = failover::return_of(&mut site, victim)?;
     let report = Report {
@@ -79,7 +75,8 @@ fn boot(site: &mut Site) -> anyhow::Result<(f64, f64)> {
     site.a.wait_booted(Duration::from_secs(300))?;
     site.b.wait_booted(Duration::from_secs(300))?;
     let enrolled_s = site.wait_enrolled(Duration::from_secs(180))?;
-    let vm_serving_s = site.wait_page(Duration::from_secs(400))?;
+    let vm_serving_s = site.wait_page(Duration::from_secs(600))?;
+    site.timeline.note("lab", format!("its page: http://127.0.0.1:{}/", site.page_port));
     site.wait_paired(Duration::from_secs(180))?;
     Ok((enrolled_s, vm_serving_s))
 }

@@ -171,8 +171,8 @@ impl Site {
             server.wait_booted(Duration::from_secs(240))?;
         }
         self.wait_enrolled(Duration::from_secs(180))?;
-        self.wait_page(Duration::from_secs(300))?;
-        self.wait_paired(Duration::from_secs(120))
+        self.wait_page(Duration::from_secs(600))?;
+        self.wait_paired(Duration::from_secs(240))
     }
 
     /// Waits until both servers are enrolled; returns when.
@@ -220,6 +220,12 @@ impl Site {
 
     /// The letter of the server on which the VM runs, as the servers themselves say.
     pub fn host_of_vm(&self) -> anyhow::Result<&'static str> {
+        crate::wait::wait_for("a server that runs the VM", Duration::from_secs(30), || {
+            self.find_vm().map(Some)
+        })
+    }
+
+    fn find_vm(&self) -> anyhow::Result<&'static str> {
         for server in [&self.a, &self.b] {
             if !server.is_on() {
                 continue;
