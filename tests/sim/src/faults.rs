@@ -24,7 +24,8 @@ impl World {
             20..=29 => self.agent_crash(node),
             30..=36 => self.hang(node),
             37..=58 => self.cut_path(),
-            59..=70 => self.cut_all(),
+            59..=66 => self.cut_all(),
+            67..=70 => self.isolate(node),
             71..=82 => self.cut_wan(),
             83..=86 => self.witness_down(),
             87..=88 => self.witness_restored(),
@@ -124,6 +125,21 @@ impl World {
         if with_wan {
             self.cut_wan();
         }
+    }
+
+    /// One server is cut off from everything, and lives.
+    fn isolate(&mut self, node: usize) {
+        let time = self.cut_time() + self.cut_time();
+        for path in 0..2 {
+            for from in 0..2 {
+                self.cut(path, from, time);
+            }
+        }
+        self.note(|_| format!("** WAN of {} cut for {time} ms", slot(node)));
+        self.wan_to[node] = false;
+        self.wan_from[node] = false;
+        self.at(time, Event::Heal(Healing::Wan { node, reply: false }));
+        self.at(time, Event::Heal(Healing::Wan { node, reply: true }));
     }
 
     fn cut_wan(&mut self) {

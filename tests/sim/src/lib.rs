@@ -150,6 +150,9 @@ impl World {
                 }
                 let jitter = self.rng.range(80, 130);
                 self.at(jitter, Event::Tick { node, agent });
+                if self.mutated(Mutation::KeepRunning) {
+                    self.nodes[node].renewed_at = self.now;
+                }
                 self.feed(node, Input::Tick);
             }
             Event::Kernel => {

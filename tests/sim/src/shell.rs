@@ -60,7 +60,7 @@ impl World {
             }
             Effect::PauseVm { vm } => {
                 let vm = self.vm_index(&vm);
-                if !self.mutated(Mutation::KeepRunning) {
+                if !self.mutated(Mutation::KeepRunning) && !self.mutated(Mutation::FalseRelease) {
                     self.later(node, 1, 20, Shell::Pause { vm });
                 }
             }
@@ -95,11 +95,11 @@ impl World {
     fn start_persist(&mut self, node: usize, token: u64, state: Box<agent_core::DurableState>) {
         let slow = self.nodes[node].slow_disk;
         let (low, high) = if slow { (500, 4_000) } else { (2, 40) };
-        if self.mutated(Mutation::SkipPersist) {
-            return self.later(node, 1, 5, Shell::Persisted { token, state });
+        if self.mutated(Mutation::SkipPersist) && self.rng.chance(300) {
+            return self.later(node, 1, 5, Shell::Persisted { token, state: None });
         }
         self.nodes[node].inflight = Some(state.clone());
-        self.later(node, low, high, Shell::Persisted { token, state });
+        self.later(node, low, high, Shell::Persisted { token, state: Some(state) });
     }
 
     /// Something the shell was busy with is done.
@@ -107,7 +107,7 @@ impl World {
         match what {
             Shell::Persisted { token, state } => {
                 self.nodes[node].inflight = None;
-                if !self.mutated(Mutation::SkipPersist) {
+                if let Some(state) = state {
                     self.store(node, *state);
                 }
                 self.feed(node, Input::Persisted { token });

@@ -35,7 +35,7 @@ pub(crate) enum Event {
 /// Something the shell of a server finishes later.
 #[derive(Debug)]
 pub(crate) enum Shell {
-    Persisted { token: u64, state: Box<DurableState> },
+    Persisted { token: u64, state: Option<Box<DurableState>> },
     PromoteTry { vm: usize, until: u64, ticket: u32 },
     Demote { vm: usize },
     Started { vm: usize },

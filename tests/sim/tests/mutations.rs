@@ -8,14 +8,21 @@ const SEEDS: u64 = 300;
 
 fn caught(mutation: Mutation) -> Option<String> {
     let opts = Opts { mutation: Some(mutation), ..Opts::new(Mode::Safety) };
-    (0..SEEDS).find_map(|seed| run_once(seed, opts).err()).map(|failure| failure.what)
+    let failure = (0..SEEDS).find_map(|seed| run_once(seed, opts).err())?;
+    Some(format!("{mutation:?}: seed {}: {}", failure.seed, failure.what))
 }
 
 #[test]
 fn every_rule_broken_on_purpose_is_caught() {
     std::panic::set_hook(Box::new(|_| {}));
+    let found: Vec<(Mutation, Option<String>)> =
+        Mutation::ALL.into_iter().map(|mutation| (mutation, caught(mutation))).collect();
+    let _ = std::panic::take_hook();
+    for text in found.iter().filter_map(|(_, text)| text.as_ref()) {
+        println!("{text}");
+    }
     let missed: Vec<Mutation> =
-        Mutation::ALL.into_iter().filter(|mutation| caught(*mutation).is_none()).collect();
+        found.iter().filter(|(_, text)| text.is_none()).map(|(mutation, _)| *mutation).collect();
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
 
