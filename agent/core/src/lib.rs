@@ -64,7 +64,7 @@ pub use why::Status;
 use loser::Helper;
 use peer::{PeerFacts, PeerView};
 use provisioning_protocol::ids::NodeSlot;
-use provisioning_protocol::peer::{Path, PeerBody};
+use provisioning_protocol::peer::Path;
 use settle::{Pending, Reason};
 use std::collections::BTreeMap;
 use vms::Vms;
@@ -122,7 +122,7 @@ pub struct Core {
     paths: paths::Paths,
     reconnected_at: Option<Millis>,
     sent_at: Option<Millis>,
-    sent: Option<PeerBody>,
+    sent: Option<talk::Gist>,
     told: why::Told,
 }
 

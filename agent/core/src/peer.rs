@@ -46,6 +46,8 @@ pub(crate) struct PeerFacts {
     pub link_up: bool,
     /// Whether its disks are up to date.
     pub disks_up_to_date: bool,
+    /// Whether its hardware watchdog is armed.
+    pub watchdog_armed: bool,
     /// Whether no VM is left on it and none may be started.
     pub released: bool,
     /// Whether it hears us by a path by which we hear it.
@@ -171,6 +173,7 @@ impl PeerView {
             claimed: body.claimed,
             link_up: body.link_up,
             disks_up_to_date: body.disks_up_to_date,
+            watchdog_armed: body.watchdog_armed,
             released: body.released && body.running.is_empty(),
             mutual: self.talking(now, heard_ms),
         })

@@ -177,9 +177,9 @@ impl Core {
             && peer.at >= self.link_up_since;
         if can {
             let mut state = self.base(peer.epoch, NodeSlot::BOTH.into());
+            state.peer_watchdog = peer.watchdog_armed;
             if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
                 state.owners.clone_from(&body.owners);
-                state.peer_watchdog = body.watchdog_armed;
             }
             self.persist(state, Reason::Followed);
         }
@@ -200,10 +200,8 @@ impl Core {
         }
         let mine = self.durable.epoch;
         let epoch = self.witness.epoch_seen(mine).max(peer.epoch).max(mine).next();
-        let mut state = self.base(epoch, NodeSlot::BOTH.into());
-        if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
-            state.peer_watchdog = body.watchdog_armed;
-        }
+        let state = self.base(epoch, NodeSlot::BOTH.into());
+        let state = DurableState { peer_watchdog: peer.watchdog_armed, ..state };
         self.persist(state, Reason::Joined);
         true
     }
@@ -291,22 +289,20 @@ impl Core {
 
     /// Small things: witness mark, watchdog flag, owner table.
     fn note(&mut self, peer: Option<PeerFacts>) -> bool {
-        let mut state = self.durable.clone();
-        if let Some(record) = self.witness.record()
-            && self.mark_worth_keeping()
-        {
-            state.last_seen = Some(WitnessMark::of(record));
+        let seen = self.mark_worth_keeping().then(|| self.witness.record().map(WitnessMark::of));
+        let last_seen = seen.flatten().or(self.durable.last_seen);
+        let mut peer_watchdog = self.durable.peer_watchdog;
+        let mut owners = None;
+        if let Some(peer) = peer.filter(|_| self.mode == Mode::Pair && self.pair_confirmed()) {
+            peer_watchdog = peer.watchdog_armed;
+            owners = self.better_owners();
         }
-        if self.mode == Mode::Pair && peer.is_some() && self.pair_confirmed() {
-            if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
-                state.peer_watchdog = body.watchdog_armed;
-            }
-            if let Some(owners) = self.better_owners() {
-                state.owners = owners;
-            }
-        }
-        let changed = state != self.durable;
+        let changed = owners.is_some()
+            || last_seen != self.durable.last_seen
+            || peer_watchdog != self.durable.peer_watchdog;
         if changed {
+            let mut state = DurableState { last_seen, peer_watchdog, ..self.durable.clone() };
+            state.owners = owners.unwrap_or(state.owners);
             self.persist(state, Reason::Note);
         }
         changed

@@ -4,19 +4,57 @@
 use crate::authority::Authority;
 use crate::effect::Effect;
 use crate::{Core, Mode};
-use provisioning_protocol::peer::PeerBody;
+use provisioning_protocol::ids::Epoch;
+use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 
 /// A witness record older than this is not passed on.
 const RECORD_FRESH_MS: u64 = 30_000;
 
+/// What a message says, in short: a change of it is told at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gist {
+    epoch: Epoch,
+    state: PeerState,
+    votes: (bool, bool),
+    solo: bool,
+    claimed: bool,
+    link_up: bool,
+    disks: bool,
+    watchdogs: (bool, bool),
+    released: bool,
+    hears: (bool, bool),
+    counts: (usize, usize),
+    agreement: Option<(Epoch, bool)>,
+}
+
 impl Core {
     pub(crate) fn drive_heartbeat(&mut self) {
         let due = self.sent_at.is_none_or(|at| self.now.since(at) >= self.config.heartbeat_ms);
-        let body = self.message();
-        if due || self.sent.as_ref() != Some(&body) {
+        let gist = self.gist();
+        if due || self.sent != Some(gist) {
             self.sent_at = Some(self.now);
-            self.sent = Some(body.clone());
-            self.out.push(Effect::SendPeer { body: Box::new(body) });
+            self.sent = Some(gist);
+            let body = Box::new(self.message());
+            self.out.push(Effect::SendPeer { body });
+        }
+    }
+
+    fn gist(&self) -> Gist {
+        let hears = |path| self.peer.hears(self.now, self.config.heard_ms, path);
+        let durable = &self.durable;
+        Gist {
+            epoch: durable.epoch,
+            state: self.peer_state(),
+            votes: (durable.votes(), durable.in_sync.contains(&self.me().peer())),
+            solo: durable.solo,
+            claimed: self.claimed,
+            link_up: self.was_up && !self.giving_way(),
+            disks: self.disks_up_to_date(),
+            watchdogs: (self.watchdog == Some(true), durable.peer_watchdog),
+            released: self.released(),
+            hears: (hears(Path::Cable), hears(Path::Lan)),
+            counts: (self.vms.alive().count(), durable.owners.len()),
+            agreement: self.agreement().map(|agree| (agree.epoch, agree.outdated)),
         }
     }
 

@@ -74,11 +74,26 @@ const REPEAT_MS: u64 = 2_000;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vms {
     all: BTreeMap<VmName, Vm>,
+    /// The keys of `all`, to walk over while it changes.
+    names: Vec<VmName>,
 }
 
 impl Vms {
     fn entry(&mut self, name: &VmName) -> &mut Vm {
-        self.all.entry(name.clone()).or_insert_with(Vm::new)
+        if !self.all.contains_key(name) {
+            self.all.insert(name.clone(), Vm::new());
+            self.names.push(name.clone());
+        }
+        self.all.get_mut(name).expect("inserted above")
+    }
+
+    /// Drops VMs of which nothing is wanted or left.
+    fn prune(&mut self) {
+        let before = self.all.len();
+        self.all.retain(|_, vm| vm.desired.is_some() || vm.here() || vm.ready);
+        if self.all.len() != before {
+            self.names.retain(|name| self.all.contains_key(name));
+        }
     }
 
     /// A QEMU found at the start of the agent: its volumes are primary.
@@ -98,7 +113,7 @@ impl Vms {
             let name = wish.name.clone();
             self.entry(&name).desired = Some(wish);
         }
-        self.all.retain(|_, vm| vm.desired.is_some() || vm.here() || vm.ready);
+        self.prune();
     }
 
     pub fn ready(&mut self, name: &VmName, ready: bool) {
@@ -189,16 +204,17 @@ impl Core {
     /// Gives each VM the next order it needs.
     pub(crate) fn drive_vms(&mut self) {
         let authority = self.authority();
-        let names: Vec<VmName> = self.vms.all.keys().cloned().collect();
-        for name in names {
+        let names = std::mem::take(&mut self.vms.names);
+        for name in &names {
             match authority {
-                Authority::Hold => self.hold_vm(&name),
-                Authority::Keep => self.keep_vm(&name),
-                Authority::Full => self.run_vm(&name),
+                Authority::Hold => self.hold_vm(name),
+                Authority::Keep => self.keep_vm(name),
+                Authority::Full => self.run_vm(name),
             }
         }
+        self.vms.names = names;
         if authority == Authority::Full {
-            self.forget_vms();
+            self.vms.prune();
         }
     }
 
@@ -310,10 +326,6 @@ impl Core {
         }
     }
 
-    fn forget_vms(&mut self) {
-        self.vms.all.retain(|_, vm| vm.desired.is_some() || vm.here() || vm.ready);
-    }
-
     /// Whether a VM that belongs here may be started now (its owner entry is durable here).
     fn may_start(&self, name: &VmName) -> bool {
         if self.mode == Mode::Solo {
@@ -335,22 +347,30 @@ impl Core {
     /// slot A), none for VMs HQ no longer wants. `None` if it is right already.
     pub(crate) fn better_owners(&self) -> Option<BTreeMap<VmName, NodeSlot>> {
         let body = self.peer.body(self.now, self.config.heard_ms)?;
-        let mut owners = self.durable.owners.clone();
-        for wish in self.vms.wanted() {
-            if owners.contains_key(&wish.name) {
-                continue;
-            }
-            let made = (self.config.slot == NodeSlot::A).then_some(wish.home);
-            if let Some(owner) = body.owners.get(&wish.name).copied().or(made) {
-                owners.insert(wish.name.clone(), owner);
-            }
+        let owners = &self.durable.owners;
+        let new: Vec<(VmName, NodeSlot)> = self
+            .vms
+            .wanted()
+            .filter(|wish| !owners.contains_key(&wish.name))
+            .filter_map(|wish| {
+                let made = (self.config.slot == NodeSlot::A).then_some(wish.home);
+                let owner = body.owners.get(&wish.name).copied().or(made)?;
+                Some((wish.name.clone(), owner))
+            })
+            .collect();
+        if new.is_empty() && !owners.keys().any(|name| self.is_leftover(name)) {
+            return None;
         }
-        if self.desired_known {
-            owners.retain(|name, _| {
-                self.vms.is_wanted(name) || self.vms.get(name).is_some_and(Vm::here)
-            });
-        }
-        (owners != self.durable.owners).then_some(owners)
+        let mut better = owners.clone();
+        better.retain(|name, _| !self.is_leftover(name));
+        better.extend(new);
+        Some(better)
+    }
+
+    /// HQ no longer wants it, and nothing of it is left here.
+    fn is_leftover(&self, name: &VmName) -> bool {
+        let gone = !self.vms.is_wanted(name) && !self.vms.get(name).is_some_and(Vm::here);
+        self.desired_known && gone
     }
 
     /// VMs a message names as running here.
