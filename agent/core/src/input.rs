@@ -111,7 +111,8 @@ pub struct BootFacts {
     /// The newest valid durable state; `None` if there is none (a new or replaced server, or
     /// both slots bad): such a server has no vote until it has joined its peer.
     pub durable: Option<DurableState>,
-    /// VMs whose QEMU was found (the agent restarted, the server did not), and their state.
+    /// VMs whose QEMU was found (the agent restarted, the server did not), and their state; and,
+    /// as `Stopped`, VMs without a QEMU whose volumes are primary here.
     pub vms: Vec<(VmName, VmRun)>,
     /// Replication path in force: where the route to the peer's replication address points.
     pub path: Path,

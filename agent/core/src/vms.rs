@@ -96,13 +96,10 @@ impl Vms {
         }
     }
 
-    /// A QEMU found at the start of the agent: its volumes are primary.
+    /// Found at the start of the agent: its volumes are primary.
     pub fn found(&mut self, name: &VmName, run: VmRun) {
         let vm = self.entry(name);
-        vm.run = run;
-        if vm.alive() {
-            vm.role = Role::Primary;
-        }
+        (vm.run, vm.role) = (run, Role::Primary);
     }
 
     pub fn desired(&mut self, list: Vec<DesiredVm>) {

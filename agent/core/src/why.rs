@@ -132,6 +132,9 @@ impl Core {
         match self.mode {
             Mode::Boot => "Starting: reading the disks and listening for the other server.".into(),
             Mode::Pair if self.pair_confirmed() => "Both servers are in sync.".into(),
+            Mode::Pair if self.facts().is_some() => {
+                "In sync; agreeing on a new epoch with the other server.".into()
+            }
             Mode::Pair => "In sync, but the other server's agent is not heard.".into(),
             Mode::Suspect if self.was_up => self.rejoin_cause(),
             Mode::Suspect => self.block_cause(self.claim_block()),

@@ -30,7 +30,9 @@ impl World {
             self.fail(format!("I1: both alone, {} at epoch {}", slot(node), state.epoch));
         }
         let newly_alone = state.solo && old.as_ref().is_none_or(|old| !old.solo);
-        let newly_paired = state.paired() && old.as_ref().is_none_or(|old| !old.paired());
+        // A state older than what the other has moved on to gives no right any more.
+        let late = other.is_some_and(|other| other.epoch > state.epoch);
+        let newly_paired = state.paired() && !late && old.as_ref().is_none_or(|old| !old.paired());
         self.stats.solos += u64::from(newly_alone);
         self.nodes[node].older_disk = old;
         self.nodes[node].disk = Some(state);

@@ -33,6 +33,7 @@ impl World {
             92..=93 => self.no_watchdog(node),
             94 => self.lose_state(node),
             95 => self.backup_witness(),
+            96..=97 => self.block_replication(),
             _ => self.guest_crash(node),
         }
     }
@@ -188,6 +189,14 @@ impl World {
         self.note(|w| format!("** witness restored: {:?}", w.witness.record));
     }
 
+    /// Replication alone fails: the agents still hear each other.
+    fn block_replication(&mut self) {
+        let time = self.cut_time();
+        self.note(|_| format!("** replication blocked for {time} ms"));
+        self.replication_open = false;
+        self.at(time, Event::Heal(Healing::Replication));
+    }
+
     fn slow_disk(&mut self, node: usize) {
         self.nodes[node].slow_disk = true;
         let time = self.cut_time();
@@ -220,6 +229,7 @@ impl World {
             Healing::Path { path, from } => self.open[path][from] = true,
             Healing::Wan { node, reply: false } => self.wan_to[node] = true,
             Healing::Wan { node, reply: true } => self.wan_from[node] = true,
+            Healing::Replication => self.replication_open = true,
             Healing::Witness => self.witness_up = true,
             Healing::Watchdog { node } => self.nodes[node].can_arm = true,
             Healing::SlowDisk { node } => self.nodes[node].slow_disk = false,
@@ -231,6 +241,7 @@ impl World {
         self.note(|_| "** everything is healed".to_owned());
         self.quiet = true;
         self.open = [[true; 2]; 2];
+        self.replication_open = true;
         self.wan_to = [true; 2];
         self.wan_from = [true; 2];
         self.witness_up = true;

@@ -6,6 +6,7 @@
 
 mod check;
 mod drbd;
+mod endings;
 mod faults;
 mod kernel;
 mod net;
@@ -22,11 +23,7 @@ use world::{Event, World};
 
 /// Longest time from a healed site to a healthy pair: the grace of a cold start, a resync, and
 /// the rounds of agreement.
-const HEAL_MS_MAX: u64 = 300_000;
-/// Longest time from the loss of a server to all VMs running on the other: detection, the wait
-/// for its watchdog, and the start.
-const FAILOVER_MS_MAX: u64 = 60_000;
-
+pub(crate) const HEAL_MS_MAX: u64 = 300_000;
 /// Runs one seed; a failing one is run again to give its trace.
 ///
 /// # Errors
@@ -104,22 +101,10 @@ impl World {
             let states = self.states();
             return self.fail(format!("liveness: the pair did not stay healthy: {states}"));
         }
-        let lost = self.rng.index(2);
-        self.power_off(lost, None);
-        let start = self.now;
-        let all_run = |world: &Self| (0..world.vms.len()).all(|vm| world.running(vm) == 1);
-        if !self.until(start + FAILOVER_MS_MAX, all_run) {
-            let states = self.states();
-            return self.fail(format!(
-                "liveness: VMs not running {FAILOVER_MS_MAX} ms after a loss: {states}"
-            ));
-        }
-        self.stats.failover_ms = self.now - start;
-        let end = self.now + 5_000;
-        self.until(end, |_| false);
+        self.show_ending();
     }
 
-    fn states(&self) -> String {
+    pub(crate) fn states(&self) -> String {
         let state = |node: &world::Node| {
             node.core.as_ref().map_or("down".to_owned(), |core| format!("{:?}", core.status()))
         };
@@ -127,7 +112,7 @@ impl World {
     }
 
     /// Runs events up to `end`, or until `done` or a failure. Whether it ended by `done`.
-    fn until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
+    pub(crate) fn until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> bool {
         while let Some(event) = self.pop(end) {
             let look = matches!(event, Event::Kernel);
             self.handle(event);

@@ -87,6 +87,8 @@ impl Sum {
         total.solos += stats.solos;
         total.takeovers += stats.takeovers;
         total.evictions += stats.evictions;
+        total.yields += stats.yields;
+        total.pairs += stats.pairs;
         total.faults += stats.faults;
         self.heal_max = self.heal_max.max(stats.heal_ms);
         self.failover_max = self.failover_max.max(stats.failover_ms);
@@ -126,7 +128,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         let result = serde_json::json!({
             "seeds": sum.seeds, "violations": failures.len(), "failing_seeds": failing,
             "states": total.steps, "faults": total.faults, "acked_writes": total.acked,
-            "solo": total.solos, "takeovers": total.takeovers, "evictions": total.evictions,
+            "solo": total.solos, "gave_way": total.yields, "paired": total.pairs, "takeovers": total.takeovers, "evictions": total.evictions,
             "heal_ms_max": sum.heal_max, "failover_ms_max": sum.failover_max, "seconds": seconds,
         });
         println!("{result}");
@@ -139,11 +141,13 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         failures.len()
     );
     println!(
-        "{} faults, {} acknowledged writes, {} times alone, {} takeovers, {} evictions; \
-         longest: {} ms to a healthy pair, {} ms to all VMs on one server",
+        "{} faults, {} acknowledged writes, {} times alone, {} gave way, {} joins, {} takeovers, {} evictions; \
+         longest: {} ms to a healthy pair, {} ms to the end of the last act",
         total.faults,
         total.acked,
         total.solos,
+        total.yields,
+        total.pairs,
         total.takeovers,
         total.evictions,
         sum.heal_max,

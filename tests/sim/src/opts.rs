@@ -83,6 +83,10 @@ pub struct Stats {
     pub solos: u64,
     /// VMs started on a server to which they did not belong.
     pub takeovers: u64,
+    /// Times a server gave way by agreement.
+    pub yields: u64,
+    /// Times a server recorded both in sync.
+    pub pairs: u64,
     /// Evictions.
     pub evictions: u64,
     /// Faults caused.

@@ -88,7 +88,11 @@ impl World {
                 let after = self.rng.range(4_000, 20_000);
                 self.power_off(node, Some(after));
             }
-            Effect::TapDown { .. } | Effect::TapUp { .. } | Effect::Report { .. } => {}
+            Effect::Report { cause } => {
+                self.stats.yields += u64::from(cause.code == "yielded");
+                self.stats.pairs += u64::from(cause.code == "joined");
+            }
+            Effect::TapDown { .. } | Effect::TapUp { .. } => {}
         }
     }
 
@@ -319,8 +323,11 @@ impl World {
     }
 
     fn found_vms(&self, node: usize) -> Vec<(VmName, VmRun)> {
-        let runs = self.nodes[node].runs.iter().zip(&self.vms);
-        runs.filter(|(run, _)| **run != VmRun::Stopped).map(|(r, n)| (n.clone(), *r)).collect()
+        let here = &self.nodes[node];
+        let primary = |vm: usize| here.vols.get(vm).is_some_and(|vol| vol.primary);
+        let found = |vm: &usize| here.runs[*vm] != VmRun::Stopped || primary(*vm);
+        let all = (0..self.vms.len()).filter(found);
+        all.map(|vm| (self.vms[vm].clone(), here.runs[vm])).collect()
     }
 
     fn desired(&self) -> Vec<DesiredVm> {

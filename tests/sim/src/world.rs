@@ -55,6 +55,7 @@ pub(crate) enum Shell {
 pub(crate) enum Healing {
     Path { path: usize, from: usize },
     Wan { node: usize, reply: bool },
+    Replication,
     Witness,
     Watchdog { node: usize },
     SlowDisk { node: usize },
@@ -107,6 +108,8 @@ pub(crate) struct World {
     pub volumes_made: bool,
     /// `open[path][from]`: whether what `from` sends by `path` arrives.
     pub open: [[bool; 2]; 2],
+    /// Whether DRBD's own packets pass (the agents' may pass all the same).
+    pub replication_open: bool,
     pub wan_to: [bool; 2],
     pub wan_from: [bool; 2],
     pub witness: WitnessState,
@@ -184,6 +187,7 @@ impl World {
             homes,
             volumes_made: false,
             open: [[true; 2]; 2],
+            replication_open: true,
             wan_to: [true; 2],
             wan_from: [true; 2],
             witness_backup: witness.clone(),
@@ -258,7 +262,7 @@ impl World {
 
     /// Whether replication packets of `from` arrive.
     pub fn replicates(&self, from: usize) -> bool {
-        self.carries(self.nodes[from].route, from)
+        self.replication_open && self.carries(self.nodes[from].route, from)
     }
 
     /// Gives the agent of a server an input and carries its orders out.

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The last act of a liveness run: a healthy pair meets one lasting fault, and must do what it
+//! promises for it within the time it promises.
+
+use crate::HEAL_MS_MAX;
+use crate::world::World;
+
+/// From the loss of a server to all VMs running on the other: detection, the wait for its
+/// watchdog, and the start.
+const FAILOVER_MS_MAX: u64 = 60_000;
+/// A cold start alone: the grace, then as above.
+const ALONE_MS_MAX: u64 = 240_000;
+/// A broken path is left within this time, and nobody goes on alone.
+const SWITCH_MS_MAX: u64 = 15_000;
+
+impl World {
+    pub(crate) fn show_ending(&mut self) {
+        let start = self.now;
+        let node = self.rng.index(2);
+        match self.rng.index(8) {
+            0 => self.ending_loss(node),
+            1 => self.ending_cold_alone(node),
+            2 => self.ending_cold_staggered(node),
+            3 => self.ending_path_cut(node),
+            4 => self.ending_all_cut(None),
+            5 => self.ending_all_cut(Some(node)),
+            6 => self.ending_replication_blocked(),
+            _ => self.ending_wan_then_path(node),
+        }
+        self.stats.failover_ms = self.now - start;
+        let end = self.now + 10_000;
+        self.until(end, |_| false);
+        if !self.all_run() {
+            self.missed("VMs did not stay up", 10_000);
+        }
+    }
+
+    fn all_run(&self) -> bool {
+        (0..self.vms.len()).all(|vm| self.running(vm) == 1)
+    }
+
+    fn must_run_within(&mut self, limit: u64, what: &str) {
+        // The frozen side first has to notice.
+        let settle = self.now + 8_000;
+        self.until(settle, |_| false);
+        let end = self.now + limit;
+        if !self.until(end, Self::all_run) {
+            self.missed(what, limit);
+        }
+    }
+
+    fn must_stay_paired(&mut self, what: &str) {
+        let solos = self.stats.solos;
+        let end = self.now + SWITCH_MS_MAX;
+        self.until(end, |_| false);
+        if !self.healthy() || self.stats.solos != solos {
+            self.missed(what, SWITCH_MS_MAX);
+        }
+    }
+
+    fn missed(&mut self, what: &str, limit: u64) {
+        let states = self.states();
+        self.fail(format!("liveness: {what}, {limit} ms allowed: {states}"));
+    }
+
+    /// A server dies for good.
+    fn ending_loss(&mut self, node: usize) {
+        self.power_off(node, None);
+        self.must_run_within(FAILOVER_MS_MAX, "the survivor does not run all VMs");
+    }
+
+    /// The site loses power and only one server comes back.
+    fn ending_cold_alone(&mut self, node: usize) {
+        self.power_off(1 - node, None);
+        self.power_off(node, Some(10_000));
+        self.must_run_within(ALONE_MS_MAX, "a cold start alone does not run all VMs");
+    }
+
+    /// The site loses power and the servers come back one after the other.
+    fn ending_cold_staggered(&mut self, node: usize) {
+        let gap = self.rng.range(0, 150_000);
+        self.power_off(node, Some(10_000));
+        self.power_off(1 - node, Some(10_000 + gap));
+        let end = self.now + HEAL_MS_MAX;
+        self.until(self.now + 30_000 + gap, |_| false);
+        if !self.until(end, Self::healthy) {
+            self.missed("no pair after a staggered cold start", HEAL_MS_MAX);
+        }
+    }
+
+    /// One path dies, in one direction or both.
+    fn ending_path_cut(&mut self, node: usize) {
+        let path = self.rng.index(2);
+        self.open[path][node] = false;
+        self.open[path][1 - node] = self.rng.coin();
+        self.must_stay_paired("a cut path costs the pair");
+    }
+
+    /// All links between the servers die, towards one server or both ways; the WAN is there.
+    fn ending_all_cut(&mut self, towards: Option<usize>) {
+        for path in 0..2 {
+            for from in 0..2 {
+                self.open[path][from] &= towards == Some(from);
+            }
+        }
+        self.must_run_within(FAILOVER_MS_MAX, "a full cut stops VMs for good");
+    }
+
+    /// Replication dies while the agents hear each other, and the WAN is down: settled between
+    /// the two (R1).
+    fn ending_replication_blocked(&mut self) {
+        self.wan_to = [false; 2];
+        self.wan_from = [false; 2];
+        self.replication_open = false;
+        self.must_run_within(FAILOVER_MS_MAX, "the pair's own agreement does not come about");
+    }
+
+    /// WAN down, then a path cut: nothing but a path switch.
+    fn ending_wan_then_path(&mut self, node: usize) {
+        self.wan_to = [false; 2];
+        self.wan_from = [false; 2];
+        self.ending_path_cut(node);
+    }
+}
