@@ -26,12 +26,12 @@ impl World {
             ));
         }
         let other = self.nodes[1 - node].disk.as_ref();
+        let late = other.is_some_and(|other| other.epoch > state.epoch);
         if state.solo && other.is_some_and(|other| other.solo) {
             self.fail(format!("I1: both alone, {} at epoch {}", slot(node), state.epoch));
         }
         let newly_alone = state.solo && old.as_ref().is_none_or(|old| !old.solo);
         // A state older than what the other has moved on to gives no right any more.
-        let late = other.is_some_and(|other| other.epoch > state.epoch);
         let newly_paired = state.paired() && !late && old.as_ref().is_none_or(|old| !old.paired());
         self.stats.solos += u64::from(newly_alone);
         self.nodes[node].older_disk = old;
