@@ -194,7 +194,7 @@ pub async fn sync_templates(app: &App) -> Answer<Vec<TemplateView>> {
     })
     .await??;
     let mut tx = app.db.write().await?;
-    templates::replace(&mut tx, &views, app.clock.now_ms()).await?;
+    templates::publish(&mut tx, &views, app.clock.now_ms()).await?;
     tx.commit().await?;
     Ok(views)
 }

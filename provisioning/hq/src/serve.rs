@@ -10,7 +10,7 @@ use crate::hub::Hub;
 use crate::init::Settings;
 use crate::pki::Authority;
 use crate::problem::{Failure, chain};
-use crate::{agent, catalogue, dashboard, enrol, http, jws, operator, tls};
+use crate::{agent, catalogue, dashboard, enrol, files, http, jws, operator, pki, tls};
 use anyhow::{Context, anyhow, bail};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -90,6 +90,7 @@ pub async fn run(
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    renew_tls(folder, &app)?;
     let config = tls::config(
         &read(folder, "pki/tls.pem")?,
         &read(folder, "pki/tls.key")?,
@@ -99,6 +100,25 @@ pub async fn run(
     let refresh = tokio::spawn(refresh(app.clone()));
     tls::serve(listener, Arc::new(config), app.clone(), routes(app), stop).await;
     refresh.abort();
+    Ok(())
+}
+
+/// Makes a new TLS certificate when the present one has less than a third of its year left.
+/// Servers and operators pin the root, so that no one notices.
+fn renew_tls(folder: &Folder, app: &App) -> anyhow::Result<()> {
+    let now_s = app.clock.now_s();
+    let left = tls::seconds_left(&read(folder, "pki/tls.pem")?, now_s)
+        .context("pki/tls.pem is no certificate")?;
+    if left > 365 * pki::DAY_S / 3 {
+        return Ok(());
+    }
+    let (pem, key) = app.issuing.tls_certificate(&settings(folder)?.addresses, now_s)?;
+    // The key goes first: a crash between the two leaves a pair that does not fit, and a start
+    // that says so, never a certificate whose key is lost.
+    files::replace(&folder.at("pki/tls.key"), key.serialize_pem().as_bytes(), 0o600)?;
+    let chain = pem + &app.issuing.cert_pem;
+    files::replace(&folder.at("pki/tls.pem"), chain.as_bytes(), 0o644)?;
+    tracing::info!("made a new TLS certificate");
     Ok(())
 }
 

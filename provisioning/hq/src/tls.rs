@@ -58,6 +58,15 @@ pub fn config(
     Ok(config)
 }
 
+/// How long the first certificate of a chain is still good; 0 if it has ended.
+#[must_use]
+pub fn seconds_left(chain_pem: &str, now_s: u64) -> Option<u64> {
+    let der = CertificateDer::from_pem_slice(chain_pem.as_bytes()).ok()?;
+    let (_, cert) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let end = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
+    Some(end.saturating_sub(now_s))
+}
+
 /// Accepts until `stop` ends, then lets connections finish for a moment.
 pub async fn serve(
     listener: TcpListener,

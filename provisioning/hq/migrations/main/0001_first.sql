@@ -86,10 +86,12 @@ CREATE TABLE vm_indexes (
     UNIQUE (site, idx)
 );
 
+-- A version that is published no more stays: sites that run it go on running it.
 CREATE TABLE templates (
     name TEXT NOT NULL,
     version BIGINT NOT NULL,
     body TEXT NOT NULL,
+    published BIGINT NOT NULL,
     published_ms BIGINT NOT NULL,
     PRIMARY KEY (name, version)
 );

@@ -14,10 +14,13 @@ use std::collections::BTreeSet;
 const SILENT_S: u64 = 45;
 /// Events shown.
 const EVENTS: u32 = 40;
+/// Sites shown: those that need attention come first.
+const SITES: usize = 100;
 
 /// The whole board.
 pub struct Board {
     pub sites: Vec<SiteCard>,
+    pub sites_known: usize,
     pub templates: Vec<TemplateRow>,
     pub events: Vec<EventRow>,
     pub servers_heard: usize,
@@ -105,11 +108,16 @@ impl Board {
     fn new(sites: &[SiteView], templates: &[TemplateView], events: &[EventView]) -> Self {
         let servers = || sites.iter().flat_map(|site| &site.servers);
         let vms = || sites.iter().flat_map(|site| &site.vms);
-        let cards: Vec<SiteCard> = sites.iter().map(SiteCard::new).collect();
+        let mut cards: Vec<SiteCard> = sites.iter().map(SiteCard::new).collect();
+        let attention = cards.iter().filter(|card| matches!(card.tone, "bad" | "warn")).count();
+        // Stable: by name within a tone.
+        cards.sort_by_key(|card| urgency(card.tone));
+        cards.truncate(SITES);
         Self {
+            sites_known: sites.len(),
             servers_heard: servers().filter(|server| heard(server)).count(),
             servers_known: servers().filter(|server| server.device_id.is_some()).count(),
-            attention: cards.iter().filter(|card| matches!(card.tone, "bad" | "warn")).count(),
+            attention,
             vms_running: vms().filter(|vm| vm.runs_on.is_some()).count(),
             vms_planned: vms().count(),
             templates: templates.iter().map(|view| TemplateRow::new(view, sites)).collect(),
@@ -143,6 +151,16 @@ impl SiteCard {
             revision: site.revision,
             witness: witness(site),
         }
+    }
+}
+
+fn urgency(tone: &str) -> u8 {
+    match tone {
+        "bad" => 0,
+        "warn" => 1,
+        "info" => 2,
+        "good" => 3,
+        _ => 4,
     }
 }
 

@@ -8,8 +8,10 @@ use provisioning_protocol::ids::{NodeSlot, SiteName};
 use provisioning_protocol::report::ServerStatus;
 use sqlx::SqlitePool;
 
-/// Applicants kept at once: enrolment is open to the world.
+/// Applicants without a claim kept at once: enrolment is open to the world.
 pub const APPLICANTS_MAX: i64 = 500;
+/// Applicants kept of one claim; the one that was quiet for longest gives way.
+const APPLICANTS_PER_CLAIM: i64 = 16;
 /// Applicants that were not heard for this long are forgotten.
 pub const APPLICANT_LIFE_MS: i64 = 7 * 24 * 3600 * 1000;
 /// Boots remembered of a device.
@@ -82,12 +84,27 @@ pub async fn apply(tx: &mut Tx, who: &Applicant, now_ms: i64) -> Result<bool, sq
         .bind(now_ms - APPLICANT_LIFE_MS)
         .execute(&mut **tx)
         .await?;
-    let (others,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM applicants WHERE key_hash <> $1")
+    if let Some(claim) = who.claim {
+        sqlx::query(
+            "DELETE FROM applicants WHERE claim = $1 AND key_hash <> $2 AND key_hash NOT IN
+                 (SELECT key_hash FROM applicants WHERE claim = $1 AND key_hash <> $2
+                  ORDER BY last_ms DESC LIMIT $3)",
+        )
+        .bind(claim)
+        .bind(&who.key_hash)
+        .bind(APPLICANTS_PER_CLAIM - 1)
+        .execute(&mut **tx)
+        .await?;
+    } else {
+        let (others,): (i64,) = sqlx::query_as(
+            "SELECT COUNT(*) FROM applicants WHERE claim IS NULL AND key_hash <> $1",
+        )
         .bind(&who.key_hash)
         .fetch_one(&mut **tx)
         .await?;
-    if others >= APPLICANTS_MAX {
-        return Ok(false);
+        if others >= APPLICANTS_MAX {
+            return Ok(false);
+        }
     }
     sqlx::query(
         "INSERT INTO applicants

@@ -8,20 +8,22 @@ use provisioning_protocol::operator::TemplateView;
 use provisioning_protocol::template::TemplateRef;
 use sqlx::SqlitePool;
 
-/// Replaces the list: exactly what the published targets metadata names.
+/// Makes exactly these the published ones. Others stay known, for sites that run them.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn replace(
+pub async fn publish(
     tx: &mut Tx,
     templates: &[TemplateView],
     now_ms: i64,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM templates").execute(&mut **tx).await?;
+    sqlx::query("UPDATE templates SET published = 0").execute(&mut **tx).await?;
     for view in templates {
         let body = serde_json::to_string(view).map_err(encode)?;
         sqlx::query(
-            "INSERT INTO templates (name, version, body, published_ms) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO templates (name, version, body, published, published_ms)
+             VALUES ($1, $2, $3, 1, $4)
+             ON CONFLICT (name, version) DO UPDATE SET body = $3, published = 1",
         )
         .bind(view.template.name.as_str())
         .bind(signed(view.template.version.0))
@@ -33,7 +35,25 @@ pub async fn replace(
     Ok(())
 }
 
-/// One template.
+/// Whether sites may be given this version.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn is_published(
+    from: impl sqlx::SqliteExecutor<'_>,
+    template: &TemplateRef,
+) -> Result<bool, sqlx::Error> {
+    let (count,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM templates WHERE name = $1 AND version = $2 AND published = 1",
+    )
+    .bind(template.name.as_str())
+    .bind(signed(template.version.0))
+    .fetch_one(from)
+    .await?;
+    Ok(count > 0)
+}
+
+/// One template, published still or not.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -50,14 +70,15 @@ pub async fn get(
     row.map(|(body,)| serde_json::from_str(&body).map_err(decode)).transpose()
 }
 
-/// All templates, newest version of a name first.
+/// All published templates, newest version of a name first.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn list(pool: &SqlitePool) -> Result<Vec<TemplateView>, sqlx::Error> {
-    let rows: Vec<(String,)> =
-        sqlx::query_as("SELECT body FROM templates ORDER BY name, version DESC")
-            .fetch_all(pool)
-            .await?;
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT body FROM templates WHERE published = 1 ORDER BY name, version DESC",
+    )
+    .fetch_all(pool)
+    .await?;
     rows.iter().map(|(body,)| serde_json::from_str(body).map_err(decode)).collect()
 }

@@ -6,12 +6,15 @@ use super::{DbError, open_pool};
 use provisioning_protocol::ids::SiteName;
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessState, WitnessSwap};
 use sqlx::SqlitePool;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// All sites' witness records. One connection: swaps are carried out one after the other.
+/// All sites' witness records. Swaps have one connection of their own: they are carried out one
+/// after the other, and no reader stands before them.
 #[derive(Debug, Clone)]
 pub struct Witness {
-    pool: SqlitePool,
+    swaps: SqlitePool,
+    readers: SqlitePool,
 }
 
 impl Witness {
@@ -21,12 +24,13 @@ impl Witness {
     /// [`DbError`].
     pub async fn open(folder: &Path) -> Result<Self, DbError> {
         let path = folder.join("witness.db");
-        let pool = open_pool(&path, 1).await?;
+        let swaps = open_pool(&path, 1).await?;
         sqlx::migrate!("migrations/witness")
-            .run(&pool)
+            .run(&swaps)
             .await
             .map_err(|source| DbError::Migrate { path: path.display().to_string(), source })?;
-        Ok(Self { pool })
+        let readers = open_pool(&path, 2).await?;
+        Ok(Self { swaps, readers })
     }
 
     /// Makes a site's record with this incarnation; an existing one is left alone.
@@ -38,7 +42,7 @@ impl Witness {
         sqlx::query("INSERT INTO witness (site, state) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(site.as_str())
             .bind(state)
-            .execute(&self.pool)
+            .execute(&self.swaps)
             .await?;
         Ok(())
     }
@@ -50,9 +54,19 @@ impl Witness {
     pub async fn record(&self, site: &SiteName) -> Result<Option<WitnessRecord>, sqlx::Error> {
         let row: Option<(String,)> = sqlx::query_as("SELECT state FROM witness WHERE site = $1")
             .bind(site.as_str())
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.readers)
             .await?;
         row.map(|(text,)| read(&text).map(|state| state.record)).transpose()
+    }
+
+    /// All records, by site.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn all(&self) -> Result<BTreeMap<String, WitnessRecord>, sqlx::Error> {
+        let rows: Vec<(String, String)> =
+            sqlx::query_as("SELECT site, state FROM witness").fetch_all(&self.readers).await?;
+        rows.into_iter().map(|(site, text)| Ok((site, read(&text)?.record))).collect()
     }
 
     /// Carries out a swap. The answer exists only after the commit has reached the disk.
@@ -65,7 +79,7 @@ impl Witness {
         request: &WitnessSwap,
         now_ms: i64,
     ) -> Result<Option<WitnessAnswer>, sqlx::Error> {
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.swaps.begin_with("BEGIN IMMEDIATE").await?;
         let row: Option<(String,)> = sqlx::query_as("SELECT state FROM witness WHERE site = $1")
             .bind(site.as_str())
             .fetch_optional(&mut *tx)
@@ -98,7 +112,8 @@ impl Witness {
 
     /// Closes the file.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.readers.close().await;
+        self.swaps.close().await;
     }
 }
 

@@ -88,7 +88,9 @@ async fn check(tx: &mut Tx, blueprint: &Blueprint) -> Answer<()> {
         if !names.insert(&vm.name) {
             return Err(Failure::invalid(format!("vms[{at}].name: {} is there twice", vm.name)));
         }
-        let Some(template) = templates::get(&mut **tx, &vm.template).await? else {
+        let published = templates::is_published(&mut **tx, &vm.template).await?;
+        let Some(template) = templates::get(&mut **tx, &vm.template).await?.filter(|_| published)
+        else {
             let detail = format!("vms[{at}].template: {} is not published", vm.template);
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             return Err(Failure::new(status, "unknown_template", "Template not known", detail));

@@ -22,13 +22,14 @@ pub async fn sites(app: &App, only: Option<&SiteName>) -> Result<Vec<SiteView>, 
     };
     let devices = devices::list(pool).await?;
     let plans = blueprints::list(pool).await?;
+    let mut records = app.witness.all().await?;
     let now_ms = app.clock.now_ms();
     let mut views = Vec::with_capacity(stored.len());
     for site in stored {
         let own: Vec<&Device> = devices.iter().filter(|d| d.site == site.name).collect();
         let planned = plans.iter().find(|plan| plan.name == site.blueprint);
         let vms = planned.map(|plan| plan.vms.as_slice()).unwrap_or_default();
-        let record = app.witness.record(&site.name).await?;
+        let record = records.remove(site.name.as_str());
         views.push(SiteView {
             servers: NodeSlot::BOTH.map(|slot| server(slot, &own, now_ms)).into(),
             vms: vms.iter().map(|vm| vm_view(vm, &own)).collect(),

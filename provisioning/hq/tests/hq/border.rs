@@ -143,3 +143,18 @@ async fn a_connection_that_never_speaks_tls_is_cut_off_and_disturbs_nobody() {
     let ended = tokio::time::timeout(Duration::from_secs(8), mute.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "a silent connection stays open");
 }
+
+#[tokio::test]
+async fn hq_renews_its_own_certificate_before_it_ends_and_clients_stay() {
+    let hq = Hq::bare().await;
+    let before = std::fs::read(hq.folder().at("pki/tls.pem")).expect("certificate");
+    hq.clock.shift_ms(300 * 24 * 3600 * 1000);
+    let hq = hq.restart().await;
+    let after = std::fs::read(hq.folder().at("pki/tls.pem")).expect("certificate");
+    assert_ne!(before, after);
+    // Made 300 days ahead and backdated by one: not valid yet for this machine's clock.
+    hq.clock.shift_ms(-300 * 24 * 3600 * 1000);
+    let error = hq.client().get(hq.url("/login")).send().await.expect_err("from the future");
+    let text = provisioning_hq::problem::chain(&error);
+    assert!(text.contains("not valid yet"), "the chain itself must be accepted: {text}");
+}

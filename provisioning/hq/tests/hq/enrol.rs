@@ -250,3 +250,16 @@ async fn new_boxes_of_one_source_are_limited() {
     hq.clock.shift_ms(3_600_000);
     problem(Server::new("s11").ask(&hq, None).await, 202, "pending").await;
 }
+
+#[tokio::test]
+async fn strangers_who_know_a_claim_id_cannot_crowd_its_owner_out() {
+    let (hq, codes) = Hq::with_site().await;
+    let code = &codes.codes[&NodeSlot::A];
+    for n in 0..40 {
+        assert_eq!(
+            Server::new(&format!("stranger-{n}")).ask(&hq, Some(&code[..4])).await.status(),
+            200
+        );
+    }
+    Server::new("serial-a").enrol(&hq, code).await;
+}
