@@ -1,6 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs: QEMU as transient systemd services, so that an agent crash or update never stops one.
 
+mod fake;
+mod probe;
+mod qemu;
+mod qmp;
+mod seed;
+mod systemd;
+mod taps;
+mod unit;
+
+pub use fake::FakeVms;
+pub use qemu::mac as vm_mac;
+pub use qmp::Qmp;
+pub use systemd::SystemdVms;
+
 use crate::error::Result;
 use async_trait::async_trait;
 use provisioning_protocol::ids::{SiteName, VmName};

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! VMs in memory, for tests of what starts them.
+
+use super::{Accel, RunningVm, StopOutcome, VmLaunch, VmState, Vms};
+use crate::error::{GlueError, Result};
+use async_trait::async_trait;
+use provisioning_protocol::ids::VmName;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// [`Vms`] in memory.
+#[derive(Clone, Default)]
+pub struct FakeVms {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    running: BTreeMap<VmName, Running>,
+    launches: Vec<VmLaunch>,
+    calls: Vec<String>,
+    refuse_start: Option<String>,
+    ignore_power_button: bool,
+}
+
+struct Running {
+    pid: u32,
+    state: VmState,
+    linked: bool,
+}
+
+impl FakeVms {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds the fake's state")
+    }
+
+    /// Every launch so far.
+    #[must_use]
+    pub fn launches(&self) -> Vec<VmLaunch> {
+        self.state().launches.clone()
+    }
+
+    /// Operations so far, such as `start parts-counter`.
+    #[must_use]
+    pub fn calls(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    /// Lets starts fail with this reason, or succeed again.
+    pub fn refuse_start(&self, reason: Option<&str>) {
+        self.state().refuse_start = reason.map(str::to_owned);
+    }
+
+    /// Lets guests ignore the power button.
+    pub fn ignore_power_button(&self, ignore: bool) {
+        self.state().ignore_power_button = ignore;
+    }
+
+    /// Whether a running VM's taps are up.
+    #[must_use]
+    pub fn linked(&self, vm: &VmName) -> Option<bool> {
+        self.state().running.get(vm).map(|running| running.linked)
+    }
+
+    /// Lets a VM's QEMU die by itself.
+    pub fn crash(&self, vm: &VmName) {
+        self.state().running.remove(vm);
+    }
+
+    /// Sets what QEMU says of a running VM.
+    pub fn set_state(&self, vm: &VmName, state: VmState) {
+        if let Some(running) = self.state().running.get_mut(vm) {
+            running.state = state;
+        }
+    }
+
+    fn change(&self, call: &str, vm: &VmName, change: impl FnOnce(&mut Running)) -> Result<()> {
+        let mut state = self.state();
+        state.calls.push(format!("{call} {vm}"));
+        let missing = || GlueError::Missing { what: format!("VM {vm}") };
+        state.running.get_mut(vm).map(change).ok_or_else(missing)
+    }
+}
+
+#[async_trait]
+impl Vms for FakeVms {
+    async fn probe_accel(&self) -> Result<Accel> {
+        Ok(Accel::Tcg)
+    }
+
+    async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
+        let mut state = self.state();
+        state.calls.push(format!("start {}", launch.name));
+        let operation = format!("start VM {}", launch.name);
+        if let Some(reason) = &state.refuse_start {
+            return Err(GlueError::refused(operation, reason.clone()));
+        }
+        if state.running.contains_key(&launch.name) {
+            return Err(GlueError::refused(operation, "it runs here already"));
+        }
+        let pid = 1000 + u32::try_from(state.launches.len()).unwrap_or(0);
+        state.launches.push(launch.clone());
+        let running = Running { pid, state: VmState::Running, linked: true };
+        state.running.insert(launch.name.clone(), running);
+        Ok(RunningVm { name: launch.name.clone(), pid })
+    }
+
+    async fn running(&self) -> Result<Vec<RunningVm>> {
+        let state = self.state();
+        let one = |(name, running): (&VmName, &Running)| RunningVm {
+            name: name.clone(),
+            pid: running.pid,
+        };
+        Ok(state.running.iter().map(one).collect())
+    }
+
+    async fn stop(&self, vm: &VmName, _limit: Duration) -> Result<StopOutcome> {
+        let mut state = self.state();
+        state.calls.push(format!("stop {vm}"));
+        Ok(match (state.running.remove(vm), state.ignore_power_button) {
+            (None, _) => StopOutcome::WasAbsent,
+            (Some(_), false) => StopOutcome::Clean,
+            (Some(_), true) => StopOutcome::Killed,
+        })
+    }
+
+    async fn kill(&self, vm: &VmName) -> Result<()> {
+        let mut state = self.state();
+        state.calls.push(format!("kill {vm}"));
+        state.running.remove(vm);
+        Ok(())
+    }
+
+    async fn pause(&self, vm: &VmName) -> Result<()> {
+        self.change("pause", vm, |running| running.state = VmState::Stopped("paused".to_owned()))
+    }
+
+    async fn resume(&self, vm: &VmName) -> Result<()> {
+        self.change("resume", vm, |running| running.state = VmState::Running)
+    }
+
+    async fn set_link(&self, vm: &VmName, up: bool) -> Result<()> {
+        let call = if up { "link-up" } else { "link-down" };
+        // Like the real one: no VM, no taps, nothing to do.
+        let _ = self.change(call, vm, |running| running.linked = up);
+        Ok(())
+    }
+
+    async fn state(&self, vm: &VmName) -> Result<VmState> {
+        Ok(self.state().running.get(vm).map_or(VmState::Absent, |running| running.state.clone()))
+    }
+
+    async fn console_tail(&self, vm: &VmName) -> Result<String> {
+        Ok(format!("console of {vm}\n"))
+    }
+}

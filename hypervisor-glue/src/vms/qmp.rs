@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Talking to QEMU: a connection per conversation, everything bounded in time and size, events of
+//! any name passed over.
+
+use crate::error::{GlueError, Result};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+/// Longest line of QEMU's that is read.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+/// Most events passed over while waiting for one answer.
+const EVENTS_MAX: usize = 1000;
+
+/// A conversation with one QEMU.
+pub struct Qmp {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    next_id: u64,
+    limit: Duration,
+}
+
+/// What a line was.
+enum Heard {
+    Return(Value),
+    Error(String),
+    Event(String),
+}
+
+impl Qmp {
+    /// Connects and negotiates; every later answer must come within `limit`.
+    ///
+    /// # Errors
+    /// If the socket is not there, or QEMU is silent or says nonsense.
+    pub async fn connect(socket: &Path, limit: Duration) -> Result<Self> {
+        let what = || format!("QEMU's greeting on {}", socket.display());
+        let late = |_| GlueError::Timeout { what: what(), limit };
+        let stream = timeout(limit, UnixStream::connect(socket))
+            .await
+            .map_err(late)?
+            .map_err(|err| GlueError::file("connect to", socket, err))?;
+        let (reader, writer) = stream.into_split();
+        let mut qmp = Self { reader: BufReader::new(reader), writer, next_id: 0, limit };
+        let greeting = timeout(limit, qmp.line("its greeting")).await.map_err(late)??;
+        if greeting.get("QMP").is_none() {
+            return Err(GlueError::parse(what(), greeting));
+        }
+        qmp.execute("qmp_capabilities", None).await?;
+        Ok(qmp)
+    }
+
+    /// Runs a command and gives what it returns.
+    ///
+    /// # Errors
+    /// If QEMU refuses, is silent for the limit, or is gone.
+    pub async fn execute(&mut self, command: &str, arguments: Option<Value>) -> Result<Value> {
+        let limit = self.limit;
+        timeout(limit, self.exchange(command, arguments, None)).await.map_err(|_| {
+            GlueError::Timeout { what: format!("QEMU's answer to {command}"), limit }
+        })?
+    }
+
+    /// Runs a command and returns when QEMU either answered it or told of this event.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn execute_or_event(&mut self, command: &str, event: &str) -> Result<()> {
+        let limit = self.limit;
+        timeout(limit, self.exchange(command, None, Some(event)))
+            .await
+            .map_err(|_| GlueError::Timeout { what: format!("QEMU's answer to {command}"), limit })?
+            .map(drop)
+    }
+
+    async fn exchange(
+        &mut self,
+        command: &str,
+        arguments: Option<Value>,
+        enough: Option<&str>,
+    ) -> Result<Value> {
+        self.next_id += 1;
+        let id = self.next_id;
+        let mut message = json!({ "execute": command, "id": id });
+        if let Some(arguments) = arguments {
+            message["arguments"] = arguments;
+        }
+        self.send(command, &message).await?;
+        for _ in 0..EVENTS_MAX {
+            let line = self.line(command).await?;
+            match heard(&line, id) {
+                Some(Heard::Return(value)) => return Ok(value),
+                Some(Heard::Error(detail)) => {
+                    return Err(GlueError::Qmp { command: command.to_owned(), detail });
+                }
+                Some(Heard::Event(name)) if enough == Some(name.as_str()) => {
+                    return Ok(Value::Null);
+                }
+                // Another event, or the late answer to an earlier command.
+                _ => {}
+            }
+        }
+        Err(GlueError::parse(format!("QEMU's answer to {command}"), "endless events"))
+    }
+
+    async fn send(&mut self, command: &str, message: &Value) -> Result<()> {
+        let gone = |err: std::io::Error| GlueError::Qmp {
+            command: command.to_owned(),
+            detail: format!("it is gone: {err}"),
+        };
+        self.writer.write_all(format!("{message}\n").as_bytes()).await.map_err(gone)
+    }
+
+    async fn line(&mut self, command: &str) -> Result<Value> {
+        let gone = |detail: String| GlueError::Qmp { command: command.to_owned(), detail };
+        let mut line = Vec::new();
+        let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX);
+        let n = bounded
+            .read_until(b'\n', &mut line)
+            .await
+            .map_err(|err| gone(format!("it is gone: {err}")))?;
+        if n == 0 || !line.ends_with(b"\n") {
+            return Err(gone("it hung up".to_owned()));
+        }
+        serde_json::from_slice(&line).map_err(|err| GlueError::parse("QEMU's words", err))
+    }
+}
+
+fn heard(line: &Value, id: u64) -> Option<Heard> {
+    if let Some(event) = line.get("event").and_then(Value::as_str) {
+        return Some(Heard::Event(event.to_owned()));
+    }
+    if line.get("id").and_then(Value::as_u64) != Some(id) {
+        return None;
+    }
+    if let Some(error) = line.get("error") {
+        let text = error.get("desc").and_then(Value::as_str).unwrap_or("no description");
+        return Some(Heard::Error(text.chars().take(300).collect()));
+    }
+    line.get("return").cloned().map(Heard::Return)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    const LIMIT: Duration = Duration::from_millis(500);
+    const GREETING: &str = r#"{"QMP":{"version":{},"capabilities":[]}}"#;
+
+    /// A QEMU that greets, accepts capabilities, then answers each line with these lines.
+    fn fake(dir: &Path, answers: &'static [&'static [&'static str]]) -> std::path::PathBuf {
+        let socket = dir.join("qmp.sock");
+        let listener = UnixListener::bind(&socket).expect("bound");
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("accepted");
+            let (reader, mut writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            writer.write_all(format!("{GREETING}\n").as_bytes()).await.expect("greeted");
+            lines.next_line().await.expect("capabilities");
+            writer.write_all(b"{\"return\":{},\"id\":1}\n").await.expect("accepted");
+            for answer in answers {
+                lines.next_line().await.expect("a command");
+                for line in *answer {
+                    writer.write_all(format!("{line}\n").as_bytes()).await.expect("answered");
+                }
+            }
+            // Stay open: silence, not hanging up.
+            let _ = lines.next_line().await;
+        });
+        socket
+    }
+
+    #[tokio::test]
+    async fn unknown_events_and_late_answers_are_passed_over() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = fake(
+            dir.path(),
+            &[&[
+                r#"{"event":"NEVER_HEARD_OF","data":{"x":[1]}}"#,
+                r#"{"return":{"status":"old"},"id":1}"#,
+                r#"{"return":{"status":"running"},"id":2}"#,
+            ]],
+        );
+        let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
+        let answer = qmp.execute("query-status", None).await.expect("answered");
+        assert_eq!(answer["status"], "running");
+    }
+
+    #[tokio::test]
+    async fn a_silent_qemu_is_given_up_on() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = fake(dir.path(), &[&[]]);
+        let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
+        let err = qmp.execute("query-status", None).await.expect_err("silent");
+        assert!(matches!(err, GlueError::Timeout { .. }), "{err}");
+    }
+
+    #[tokio::test]
+    async fn stop_counts_as_told_once_the_event_is_there() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = fake(dir.path(), &[&[r#"{"event":"STOP"}"#]]);
+        let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
+        qmp.execute_or_event("stop", "STOP").await.expect("told, though it never answered");
+    }
+
+    #[tokio::test]
+    async fn refusals_and_nonsense_are_errors() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = fake(
+            dir.path(),
+            &[
+                &[r#"{"error":{"class":"GenericError","desc":"no such disk"},"id":2}"#],
+                &["nonsense"],
+            ],
+        );
+        let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
+        let err = qmp.execute("eject", None).await.expect_err("refused");
+        assert!(err.to_string().contains("no such disk"), "{err}");
+        let err = qmp.execute("eject", None).await.expect_err("nonsense");
+        assert!(matches!(err, GlueError::Parse { .. }), "{err}");
+    }
+}

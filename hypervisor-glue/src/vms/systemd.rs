@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+//! VMs as transient systemd units, controlled over QMP.
+
+use super::qemu::{OVMF_VARS, Places, command_line};
+use super::qmp::Qmp;
+use super::unit::{Grant, Properties, SEED, properties};
+use super::{Accel, RunningVm, StopOutcome, VmLaunch, VmState, Vms, probe, seed, taps, unit_name};
+use crate::command::{CommandRunner, HostRunner};
+use crate::error::{GlueError, Result};
+use crate::network::BRIDGE;
+use async_trait::async_trait;
+use provisioning_protocol::ids::VmName;
+use provisioning_protocol::template::GuestFirmware;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy};
+
+const QMP_LIMIT: Duration = Duration::from_secs(3);
+/// `stop` is told within a millisecond; what comes later waits for frozen disks.
+const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+const START_LIMIT: Duration = Duration::from_secs(30);
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long systemd may take to put an earlier run away, or to fork.
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+const SIGKILL: i32 = 9;
+const UNIT_PREFIX: &str = "forecourt-vm-";
+
+/// [`Vms`] of this server.
+pub struct SystemdVms {
+    manager: ManagerProxy<'static>,
+    connection: zbus::Connection,
+    runner: Arc<dyn CommandRunner>,
+    qemu: String,
+    run: PathBuf,
+    state: PathBuf,
+    credentials: PathBuf,
+}
+
+impl SystemdVms {
+    /// Connects to this server's systemd.
+    ///
+    /// # Errors
+    /// [`GlueError::Bus`] if the system bus cannot be reached.
+    pub async fn connect() -> Result<Self> {
+        Self::with_runner(Arc::new(HostRunner)).await
+    }
+
+    /// The same, running other programs (`ip`, the marker guest) through this runner.
+    ///
+    /// # Errors
+    /// [`GlueError::Bus`] if the system bus cannot be reached.
+    pub async fn with_runner(runner: Arc<dyn CommandRunner>) -> Result<Self> {
+        let connection = zbus::Connection::system().await.map_err(|err| bus("connect", &err))?;
+        let manager =
+            ManagerProxy::new(&connection).await.map_err(|err| bus("reach systemd", &err))?;
+        Ok(Self {
+            manager,
+            connection,
+            runner,
+            qemu: "/usr/bin/qemu-system-x86_64".to_owned(),
+            run: "/run".into(),
+            state: "/var/lib".into(),
+            credentials: "/run/credentials".into(),
+        })
+    }
+
+    fn qmp_socket(&self, vm: &VmName) -> PathBuf {
+        self.run.join(runtime_dir(vm)).join("qmp.sock")
+    }
+
+    async fn qmp(&self, vm: &VmName) -> Result<Qmp> {
+        Qmp::connect(&self.qmp_socket(vm), QMP_LIMIT).await
+    }
+
+    /// QEMU's process id, while the unit is there and not on its way out.
+    async fn main_pid(&self, vm: &VmName) -> Result<Option<u32>> {
+        // GetUnit answers only for what is loaded; collected units are gone.
+        let Ok(path) = self.manager.get_unit(unit_name(vm)).await else { return Ok(None) };
+        let operation = format!("ask for {}", unit_name(vm));
+        let service = ServiceProxy::builder(&self.connection)
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .map_err(|err| bus(&operation, &err))?;
+        Ok(service.main_pid().await.ok().filter(|pid| *pid != 0))
+    }
+
+    async fn start_unit(&self, launch: &VmLaunch, properties: Properties) -> Result<()> {
+        let name = unit_name(&launch.name);
+        // A failed earlier run may still be loaded; there is mostly none.
+        let _ = self.manager.reset_failed_unit(name.clone()).await;
+        let until = Instant::now() + LEFTOVER_LIMIT;
+        loop {
+            let (name, mode) = (name.clone(), "fail".to_owned());
+            let properties = properties.clone();
+            let start =
+                self.manager.start_transient_unit(name.clone(), mode, properties, Vec::new());
+            match start.await {
+                Ok(_) => return Ok(()),
+                // An earlier run is still being put away.
+                Err(err) if is_leftover(&err) && Instant::now() < until => {
+                    tokio::time::sleep(POLL).await;
+                }
+                Err(err) => return Err(bus(&format!("start {name}"), &err)),
+            }
+        }
+    }
+
+    /// Waits until QEMU answers, or its unit is gone.
+    async fn answers(&self, vm: &VmName) -> Result<RunningVm> {
+        let (started, until) = (Instant::now(), Instant::now() + START_LIMIT);
+        let mut seen = false;
+        loop {
+            let pid = self.main_pid(vm).await?;
+            seen |= pid.is_some() || started.elapsed() > LEFTOVER_LIMIT;
+            if let Some(pid) = pid
+                && let Ok(mut qmp) = self.qmp(vm).await
+            {
+                qmp.execute("query-status", None).await?;
+                return Ok(RunningVm { name: vm.clone(), pid });
+            }
+            if seen && pid.is_none() {
+                return Err(GlueError::Bus {
+                    operation: format!("start VM {vm}"),
+                    detail: "QEMU ended at once; the journal says why".to_owned(),
+                });
+            }
+            if Instant::now() >= until {
+                let what = format!("the start of VM {vm}");
+                return Err(GlueError::Timeout { what, limit: START_LIMIT });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn gone_within(&self, vm: &VmName, limit: Duration) -> Result<bool> {
+        let until = Instant::now() + limit;
+        loop {
+            if self.main_pid(vm).await?.is_none() {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A copy of OVMF's variables, made at the first start and kept.
+    fn firmware_variables(&self, launch: &VmLaunch) -> Result<PathBuf> {
+        // With a dynamic user the folder itself is below `private`; the unit sees it here.
+        let seen = self.state.join(state_dir(&launch.name)).join("vars.fd");
+        if launch.firmware == GuestFirmware::Uefi {
+            let dir = self.state.join("private").join(state_dir(&launch.name));
+            let file = dir.join("vars.fd");
+            if !file.exists() {
+                let new = dir.join("vars.fd.new");
+                private_dir(&self.state.join("private"))
+                    .and_then(|()| std::fs::create_dir_all(&dir))
+                    .and_then(|()| std::fs::copy(OVMF_VARS, &new))
+                    .and_then(|_| std::fs::rename(&new, &file))
+                    .map_err(|err| GlueError::file("make", &file, err))?;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The index a running VM was started with: its taps are named after it.
+    fn index_of(&self, vm: &VmName) -> Option<u32> {
+        let text = std::fs::read_to_string(self.index_file(vm)).ok()?;
+        text.trim().parse().ok()
+    }
+
+    fn index_file(&self, vm: &VmName) -> PathBuf {
+        self.run.join("forecourt/vm-index").join(vm.as_str())
+    }
+
+    fn remember_index(&self, launch: &VmLaunch) -> Result<()> {
+        let file = self.index_file(&launch.name);
+        file.parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::write(&file, launch.index.to_string()))
+            .map_err(|err| GlueError::file("write", &file, err))
+    }
+
+    async fn remove_taps(&self, vm: &VmName) -> Result<()> {
+        match self.index_of(vm) {
+            Some(index) => taps::remove(&*self.runner, index).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_leftover(err: &zbus::Error) -> bool {
+    matches!(err, zbus::Error::MethodError(name, ..)
+        if name.as_str() == "org.freedesktop.systemd1.UnitExists")
+}
+
+fn private_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn runtime_dir(vm: &VmName) -> String {
+    format!("forecourt/vm/{vm}")
+}
+
+fn state_dir(vm: &VmName) -> String {
+    format!("forecourt-vm/{vm}")
+}
+
+fn bus(operation: &str, err: &zbus::Error) -> GlueError {
+    let detail = err.to_string().chars().take(300).collect();
+    GlueError::Bus { operation: operation.to_owned(), detail }
+}
+
+fn state_of(status: &Value) -> VmState {
+    match status.get("status").and_then(Value::as_str) {
+        Some("running") => VmState::Running,
+        Some(other) => VmState::Stopped(other.chars().take(40).collect()),
+        None => VmState::Silent,
+    }
+}
+
+#[async_trait]
+impl Vms for SystemdVms {
+    async fn probe_accel(&self) -> Result<Accel> {
+        let dir = self.run.join("forecourt/probe");
+        probe::probe(&*self.runner, &self.qemu, Path::new("/dev/kvm"), &dir).await
+    }
+
+    async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
+        if self.main_pid(&launch.name).await?.is_some() {
+            let operation = format!("start VM {}", launch.name);
+            return Err(GlueError::refused(operation, "it runs here already"));
+        }
+        let refuse = |reason| GlueError::refused(format!("start VM {}", launch.name), reason);
+        let seed = seed::disk(&launch.seed).map_err(refuse)?;
+        let vars = self.firmware_variables(launch)?;
+        let vhost = Path::new("/dev/vhost-net").exists();
+        let places = Places {
+            qemu: &self.qemu,
+            qmp: &self.qmp_socket(&launch.name),
+            seed: &self.credentials.join(unit_name(&launch.name)).join(SEED),
+            vars: &vars,
+            vhost,
+        };
+        let grant = Grant {
+            command: command_line(launch, &places),
+            seed,
+            runtime_dir: &runtime_dir(&launch.name),
+            state_dir: &state_dir(&launch.name),
+            vhost,
+        };
+        let properties = properties(launch, grant)?;
+        self.remember_index(launch)?;
+        taps::create(&*self.runner, BRIDGE, launch.index, launch.nics).await?;
+        self.start_unit(launch, properties).await?;
+        let running = self.answers(&launch.name).await?;
+        tracing::info!(vm = %launch.name, pid = running.pid, accel = ?launch.accel, "VM started");
+        Ok(running)
+    }
+
+    async fn running(&self) -> Result<Vec<RunningVm>> {
+        let pattern = vec![format!("{UNIT_PREFIX}*.service")];
+        let units = self
+            .manager
+            .list_units_by_patterns(Vec::new(), pattern)
+            .await
+            .map_err(|err| bus("list VMs", &err))?;
+        let mut found = Vec::new();
+        for unit in units {
+            let name = unit.0.strip_prefix(UNIT_PREFIX).and_then(|n| n.strip_suffix(".service"));
+            let Some(Ok(name)) = name.map(VmName::new) else { continue };
+            if let Some(pid) = self.main_pid(&name).await? {
+                found.push(RunningVm { name, pid });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn stop(&self, vm: &VmName, limit: Duration) -> Result<StopOutcome> {
+        if self.main_pid(vm).await?.is_none() {
+            return Ok(StopOutcome::WasAbsent);
+        }
+        let asked = async { self.qmp(vm).await?.execute("system_powerdown", None).await };
+        if let Err(err) = asked.await {
+            tracing::warn!(%vm, error = %crate::error::error_chain(&err), "power button not heard");
+        }
+        if self.gone_within(vm, limit).await? {
+            self.remove_taps(vm).await?;
+            return Ok(StopOutcome::Clean);
+        }
+        self.kill(vm).await?;
+        Ok(StopOutcome::Killed)
+    }
+
+    async fn kill(&self, vm: &VmName) -> Result<()> {
+        if self.main_pid(vm).await?.is_some() {
+            let killed = self.manager.kill_unit(unit_name(vm), "all".to_owned(), SIGKILL).await;
+            if !self.gone_within(vm, KILL_LIMIT).await? {
+                killed.map_err(|err| bus(&format!("kill VM {vm}"), &err))?;
+                let what = format!("the end of VM {vm}");
+                return Err(GlueError::Timeout { what, limit: KILL_LIMIT });
+            }
+        }
+        self.remove_taps(vm).await
+    }
+
+    async fn pause(&self, vm: &VmName) -> Result<()> {
+        let mut qmp = Qmp::connect(&self.qmp_socket(vm), PAUSE_LIMIT).await?;
+        qmp.execute_or_event("stop", "STOP").await
+    }
+
+    async fn resume(&self, vm: &VmName) -> Result<()> {
+        self.qmp(vm).await?.execute("cont", None).await.map(drop)
+    }
+
+    async fn set_link(&self, vm: &VmName, up: bool) -> Result<()> {
+        match self.index_of(vm) {
+            Some(index) => taps::set(&*self.runner, index, up).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn state(&self, vm: &VmName) -> Result<VmState> {
+        if self.main_pid(vm).await?.is_none() {
+            return Ok(VmState::Absent);
+        }
+        let asked = async { self.qmp(vm).await?.execute("query-status", None).await };
+        match asked.await {
+            Ok(status) => Ok(state_of(&status)),
+            Err(GlueError::Timeout { .. }) => Ok(VmState::Silent),
+            Err(_) if self.main_pid(vm).await?.is_none() => Ok(VmState::Absent),
+            Err(_) => Ok(VmState::Silent),
+        }
+    }
+
+    async fn console_tail(&self, vm: &VmName) -> Result<String> {
+        let arguments = json!({ "device": "console", "size": super::qemu::CONSOLE_BYTES });
+        let answer = self.qmp(vm).await?.execute("ringbuf-read", Some(arguments)).await?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+}
