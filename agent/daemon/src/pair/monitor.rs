@@ -5,7 +5,7 @@ use super::summary::summary;
 use crate::hq::client::error_chain;
 use crate::status::{Concern, Hub};
 use crate::vms::registry::{Registry, VmEntry};
-use agent_core::{Input, LinkSummary};
+use agent_core::{Disk, Input, LinkSummary};
 use hypervisor_glue::replication::{
     DiskState, LinkState, ReplicaEvent, ReplicaStatus, Replication,
 };
@@ -13,12 +13,16 @@ use provisioning_protocol::ids::NodeSlot;
 use provisioning_protocol::report::VmPhase;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// Without events nothing changes but the resync's progress, and volumes in the making.
 const PERIOD_CALM: Duration = Duration::from_secs(3);
 const PERIOD_BUSY: Duration = Duration::from_millis(500);
+/// Volumes that exist may take this long to be attached after a start of the agent; then they
+/// count as lost. Until then the core is told nothing: without volumes it would take itself for
+/// a server that has none.
+const ATTACH_LIMIT: Duration = Duration::from_secs(15);
 
 /// The monitor.
 pub struct Monitor {
@@ -43,15 +47,20 @@ impl Monitor {
     pub async fn run(self) {
         let mut events = None;
         let mut last: Option<LinkSummary> = None;
+        let started = Instant::now();
         while !self.inputs.is_closed() {
             if events.is_none() {
                 events = self.replication.events().await.ok();
             }
             if let Ok(statuses) = self.replication.status().await {
                 self.finish_new(&statuses).await;
-                self.tell(&statuses, &mut last).await;
+                let attaching = self.registry.awaited() > 0;
+                if !attaching || started.elapsed() >= ATTACH_LIMIT {
+                    self.tell(&statuses, &mut last).await;
+                }
             }
-            let busy = last.is_some_and(|line| line.resync_percent.is_some())
+            let busy = last.is_none()
+                || last.is_some_and(|line| line.resync_percent.is_some())
                 || self.registry.all().iter().any(|entry| !entry.ready);
             let period = if busy { PERIOD_BUSY } else { PERIOD_CALM };
             self.wait(&mut events, period).await;
@@ -90,6 +99,10 @@ impl Monitor {
             .flat_map(numbers)
             .collect();
         let mut line = summary(&counted, statuses, self.split_brain.load(Ordering::Relaxed));
+        if self.registry.awaited() > 0 {
+            line = LinkSummary { volumes: line.volumes + 1, mine: Disk::Diskless, ..line };
+            line.connected = false;
+        }
         if line.connected && line.split_brain {
             self.split_brain.store(false, Ordering::Relaxed);
             line.split_brain = false;

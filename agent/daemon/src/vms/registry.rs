@@ -103,6 +103,14 @@ impl Registry {
         self.lock().entries.values().cloned().collect()
     }
 
+    /// VMs that were ready before this start of the agent and have not been set up since: they
+    /// have volumes, whose state is not known yet.
+    #[must_use]
+    pub fn awaited(&self) -> usize {
+        let inner = self.lock();
+        inner.ready.iter().filter(|name| !inner.entries.contains_key(*name)).count()
+    }
+
     /// The VM a DRBD resource belongs to.
     #[must_use]
     pub fn owner(&self, resource: &str) -> Option<VmName> {
