@@ -8,7 +8,7 @@ use provisioning_protocol::problem::{PROBLEM_JSON, Problem};
 /// An error on its way out. What only the log may know goes into `cause`.
 #[derive(Debug)]
 pub struct Failure {
-    problem: Problem,
+    problem: Box<Problem>,
     retry_after_s: Option<u32>,
     challenge: Option<&'static str>,
 }
@@ -19,7 +19,7 @@ pub type Answer<T> = Result<T, Failure>;
 impl Failure {
     /// A problem with this status, code, title and detail.
     pub fn new(status: StatusCode, code: &str, title: &str, detail: impl Into<String>) -> Self {
-        let problem = Problem::new(status.as_u16(), code, title, detail);
+        let problem = Box::new(Problem::new(status.as_u16(), code, title, detail));
         Self { problem, retry_after_s: None, challenge: None }
     }
 

@@ -8,6 +8,8 @@ use rcgen::{CertificateParams, KeyPair};
 use reqwest::Method;
 use serde_json::json;
 
+type Change = fn(&mut provisioning_protocol::enrol::VoucherRequest);
+
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 fn wrong(code: &str) -> String {
@@ -225,7 +227,7 @@ async fn cacerts_gives_root_and_issuing_ca() {
 async fn hostile_requests_are_refused_field_by_field() {
     let (hq, _) = Hq::with_site().await;
     let server = Server::new("serial-a");
-    let cases: [(&str, fn(&mut provisioning_protocol::enrol::VoucherRequest)); 5] = [
+    let cases: [(&str, Change); 5] = [
         ("serial-number", |r| r.serial_number = "a\u{0}b".into()),
         ("serial-number", |r| r.serial_number = "x".repeat(65)),
         ("nonce", |r| r.nonce = "AAAA".into()),
