@@ -87,8 +87,9 @@ pub enum Effect {
     },
     /// The whole eviction for each VM, in the order that is safe: tap down; `detach --force`,
     /// `resume-io`, kill QEMU, `secondary`, `down`, apply the activity log, attach, connect.
-    /// No helper of these VMs is outstanding when this is given. Answer `EvictDone`; a step
-    /// that blocks for more than 5 s is `ok: false`.
+    /// No helper of these VMs is outstanding when this is given, but one may be called meanwhile:
+    /// hand it over, and do not `down` before it is gone. Answer `EvictDone`; a step that blocks
+    /// for more than 5 s is `ok: false`.
     Evict {
         /// VMs with a QEMU here, or with primary volumes.
         vms: Vec<VmName>,

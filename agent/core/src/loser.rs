@@ -71,7 +71,8 @@ impl Core {
             self.reset_server("the VMs could not be evicted in time");
             return;
         }
-        if self.evicting.is_some() || !self.helpers.is_empty() {
+        // A promotion under way would outlive the eviction; its helper has been told no.
+        if self.evicting.is_some() || !self.helpers.is_empty() || self.vms.changing_role() {
             return;
         }
         let vms: Vec<VmName> = self.vms.here().cloned().collect();

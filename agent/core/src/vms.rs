@@ -174,6 +174,11 @@ impl Vms {
         self.all.iter().filter(|(_, vm)| vm.alive()).map(|(name, _)| name)
     }
 
+    /// Whether a role is being changed right now.
+    pub fn changing_role(&self) -> bool {
+        self.all.values().any(|vm| matches!(vm.role, Role::Promoting | Role::Demoting))
+    }
+
     /// Whether any vCPU runs here or may at any moment.
     pub fn any_runs(&self) -> bool {
         self.all.values().any(Vm::runs)

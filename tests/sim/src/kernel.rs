@@ -86,7 +86,8 @@ impl World {
     fn call_helper(&mut self, node: usize, vm: usize, primary: bool) {
         let id = self.fresh();
         let losses = self.nodes[node].vols[vm].losses;
-        self.nodes[node].helpers.push(Helper { id, vm, losses, primary });
+        let born_at = self.now;
+        self.nodes[node].helpers.push(Helper { id, vm, losses, primary, born_at });
         self.note(|w| format!("{} kernel: fence-peer {} ({id})", slot(node), w.vms[vm]));
         if self.mutated(Mutation::ThawWithoutGrant) && primary {
             return self.answer_helper(node, id, 7);

@@ -74,7 +74,8 @@ impl World {
                     self.nodes[node].promote_ticket[*vm] += 1;
                 }
                 self.stats.evictions += 1;
-                self.later(node, 100, 900, Shell::Evict { vms });
+                let ordered_at = self.now;
+                self.later(node, 100, 900, Shell::Evict { vms, ordered_at });
             }
             Effect::Reconnect => self.later(node, 10, 300, Shell::Reconnect),
             Effect::SwitchPath { path } => self.nodes[node].route = path,
@@ -140,7 +141,7 @@ impl World {
                 }
             }
             Shell::Outdate => self.outdate(node),
-            Shell::Evict { vms } => self.evict(node, &vms),
+            Shell::Evict { vms, ordered_at } => self.evict(node, vms, ordered_at),
             Shell::Reconnect => self.reconnect(node),
             Shell::Armed(armed) => {
                 self.nodes[node].armed = armed;
@@ -207,15 +208,20 @@ impl World {
         self.tell_links();
     }
 
-    fn evict(&mut self, node: usize, vms: &[usize]) {
+    /// The core waits for every helper it knows; one called since holds the eviction up.
+    fn evict(&mut self, node: usize, vms: Vec<usize>, ordered_at: u64) {
+        let mut waiting = self.nodes[node].helpers.iter().filter(|h| vms.contains(&h.vm));
+        if waiting.clone().any(|helper| helper.born_at < ordered_at) {
+            return self.fail(format!("{} downs a volume with a helper outstanding", slot(node)));
+        }
+        if waiting.next().is_some() {
+            return self.later(node, 20, 50, Shell::Evict { vms, ordered_at });
+        }
         let ok = !self.rng.chance(20);
         if self.mutated(Mutation::FalseRelease) {
             return self.feed(node, Input::EvictDone { ok: true });
         }
-        for vm in vms.iter().copied().filter(|_| ok) {
-            if self.nodes[node].helpers.iter().any(|helper| helper.vm == vm) {
-                self.fail(format!("{} downs a volume with a helper outstanding", slot(node)));
-            }
+        for vm in vms.into_iter().filter(|_| ok) {
             self.nodes[node].runs[vm] = VmRun::Stopped;
             if self.nodes[node].vols.is_empty() {
                 continue;

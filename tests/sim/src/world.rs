@@ -43,7 +43,7 @@ pub(crate) enum Shell {
     Pause { vm: usize },
     Resume { vm: usize },
     Outdate,
-    Evict { vms: Vec<usize> },
+    Evict { vms: Vec<usize>, ordered_at: u64 },
     Reconnect,
     Armed(bool),
     AnswerHelper { helper: u64, code: u8 },
@@ -68,6 +68,7 @@ pub(crate) struct Helper {
     pub vm: usize,
     pub losses: u32,
     pub primary: bool,
+    pub born_at: u64,
 }
 
 /// One server.
