@@ -11,6 +11,8 @@ pub mod identity;
 pub mod pair;
 pub mod paths;
 pub mod peer;
+pub mod run;
+pub mod site;
 pub mod status;
 pub mod templates;
 pub mod vms;

@@ -65,6 +65,12 @@ impl Paths {
         self.var.join("floors.json")
     }
 
+    /// VMs whose volumes were once in sync on both servers.
+    #[must_use]
+    pub fn ready_vms(&self) -> PathBuf {
+        self.var.join("volumes.json")
+    }
+
     /// Template byte counters.
     #[must_use]
     pub fn counters(&self) -> PathBuf {

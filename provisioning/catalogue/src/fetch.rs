@@ -139,11 +139,12 @@ pub async fn fetch_image(
         .map(|(chunks, bench)| Source { chunks: chunks.as_ref(), bench })
         .collect();
     let file = Arc::new(scan.file);
-    let work = scan.missing.iter().map(|missing| {
+    // By value: a closure over borrowed items would make the future unfit for `spawn`.
+    let work = scan.missing.into_iter().map(|missing| {
         let (file, state, sources) = (Arc::clone(&file), &state, &sources);
         async move {
-            let bytes = get_chunk(missing, sources, limits, state).await?;
-            write_chunk(file, missing, bytes, target).await?;
+            let bytes = get_chunk(&missing, sources, limits, state).await?;
+            write_chunk(file, &missing, bytes, target).await?;
             state.update(|stats| stats.done_bytes += missing.covers());
             Ok::<(), FetchError>(())
         }

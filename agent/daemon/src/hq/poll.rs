@@ -5,16 +5,21 @@ use super::client::{Call, HqClient, HqError};
 use crate::durable::file::{self, FileError};
 use crate::enrol::backoff::{Backoff, jitter};
 use crate::hq::client::error_chain;
+use crate::hq::tls::TlsMemory;
+use crate::identity::clock;
+use crate::identity::record::EnrolmentRecord;
 use crate::status::Hub;
 use provisioning_protocol::desired::{DESIRED_PATH, Desired};
 use reqwest::StatusCode;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Longest wait between tries while HQ is away: a site must come back soon after its WAN does.
 const BACKOFF_S_MAX: u64 = 30;
+/// The clock's floor is kept this often.
+const FLOOR_STEP_S: u64 = 6 * 3600;
 const DESIRED_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Reads the copy kept on disk. One that cannot be read counts as absent, and says so.
@@ -37,6 +42,12 @@ pub struct Poller {
     pub path: PathBuf,
     /// Status.
     pub hub: Arc<Hub>,
+    /// TLS memory: knows whether the clock counts.
+    pub memory: Arc<TlsMemory>,
+    /// Enrolment record: keeps the clock's floor.
+    pub record: Mutex<EnrolmentRecord>,
+    /// Where the record is kept.
+    pub identity_dir: PathBuf,
     /// Who wants to know.
     pub out: watch::Sender<Option<Desired>>,
 }
@@ -78,8 +89,44 @@ impl Poller {
             HqError::Answer { url: self.hq.url().to_owned(), what: "desired state" }
         })?;
         *etag = answer.etag;
+        {
+            let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            if desired.site != record.site || desired.slot != record.slot {
+                let what = "desired state of this server";
+                return Err(HqError::Answer { url: self.hq.url().to_owned(), what });
+            }
+        }
+        self.clock(desired.server_time_s);
         self.take(desired);
         Ok(())
+    }
+
+    /// HQ's time came over a connection to the pinned root just now: it sets a wrong clock, and
+    /// raises the floor below which no clock is believed.
+    fn clock(&self, server_time_s: u64) {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if server_time_s < record.time_floor_s {
+            tracing::warn!(server_time_s, "HQ's clock has gone back");
+            return;
+        }
+        match clock::set(server_time_s) {
+            Ok(true) => self.hub.event("clock_set", "the clock was set to HQ's time"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "clock not set");
+                return;
+            }
+        }
+        self.memory.set_clock_trusted(true);
+        if self.hub.read(|state| !state.clock_trusted) {
+            self.hub.update(|state| state.clock_trusted = true);
+        }
+        if server_time_s - record.time_floor_s >= FLOOR_STEP_S {
+            record.time_floor_s = server_time_s;
+            if let Err(error) = record.store(&self.identity_dir) {
+                tracing::warn!(error = error_chain(&error), "clock floor not kept");
+            }
+        }
     }
 
     fn take(&self, desired: Desired) {

@@ -175,9 +175,13 @@ impl Executor {
     }
 }
 
-/// The core's word for a healthy pair, as it is reported.
+/// The core's words for its states, as events are called.
 fn event_code(code: &str) -> &str {
-    if code == "pair" { "paired" } else { code }
+    match code {
+        "pair" => "paired",
+        "link_lost" => "peer_lost",
+        other => other,
+    }
 }
 
 impl Parts {

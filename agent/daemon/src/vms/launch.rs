@@ -7,10 +7,10 @@ use provisioning_protocol::ids::SiteName;
 use std::net::IpAddr;
 
 /// Variables the agent itself understands.
-const ADDRESS: &str = "address";
-const PREFIX: &str = "prefix";
-const GATEWAY: &str = "gateway";
-const DNS: &str = "dns";
+const ADDRESS: &str = "ADDRESS";
+const PREFIX: &str = "PREFIX";
+const GATEWAY: &str = "GATEWAY";
+const DNS: &str = "DNS";
 /// Serial numbers of virtio disks are at most this long.
 const SERIAL_BYTES_MAX: usize = 20;
 

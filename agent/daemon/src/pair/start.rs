@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Brings the pair up: state from disk, VMs that run already, all workers, then the loop.
+
+use super::engine::{Engine, INPUTS_MAX, durable};
+use super::executor::{Executor, Parts, WitnessPort};
+use super::helper::Helpers;
+use super::monitor::Monitor;
+use super::volumes::VolumeHands;
+use super::watchdog::Watchdog;
+use crate::durable::slots::Slots;
+use crate::hq::client::error_chain;
+use crate::paths::Paths;
+use crate::peer::link::PeerLink;
+use crate::run::{Glue, Pulse};
+use crate::status::{Concern, Hub};
+use crate::vms::registry::Registry;
+use crate::vms::watch::Watch;
+use agent_core::{BootFacts, Config, Core, Input};
+use anyhow::Context as _;
+use hypervisor_glue::vms::{Accel, Vms};
+use provisioning_protocol::ids::SiteName;
+use provisioning_protocol::peer::Path;
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// What the pair is made of.
+pub struct PairParts {
+    /// The site.
+    pub site: SiteName,
+    /// The core's place and times; its nonce is this run of the agent.
+    pub config: Config,
+    /// Files.
+    pub paths: Paths,
+    /// Hands.
+    pub glue: Glue,
+    /// VMs with volumes.
+    pub registry: Arc<Registry>,
+    /// The witness.
+    pub witness: Arc<dyn WitnessPort>,
+    /// The peer.
+    pub link: PeerLink,
+    /// Status.
+    pub hub: Arc<Hub>,
+    /// The loop's pulse.
+    pub pulse: Pulse,
+    /// Resets the server.
+    pub reset: fn(),
+}
+
+/// A pair that runs.
+pub struct Pair {
+    /// What workers tell the core.
+    pub inputs: mpsc::Sender<Input>,
+    /// Makes the replication monitor look.
+    pub look: Arc<Notify>,
+    /// The loop.
+    pub engine: JoinHandle<()>,
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// If the durable state cannot be read at all, or the helper socket cannot be made.
+pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
+    let PairParts { site, config, paths, glue, registry, witness, link, hub, pulse, reset } = parts;
+    let slot = config.slot;
+    let (slots, payload) = Slots::open(&paths.state_dir(), "pair").context("pair state")?;
+    if payload.is_none() && slots.any_file() {
+        let words = "The pair's state on this server is damaged: it rejoins from the other server";
+        hub.event("state_lost", words);
+        hub.problem(Concern::State, "slots", Some(words.to_owned()));
+    }
+    let (inputs, queue) = mpsc::channel(INPUTS_MAX);
+    let look = Arc::new(Notify::new());
+    let watch =
+        Watch::new(glue.vms.clone(), registry.clone(), hub.clone(), inputs.clone());
+    let facts = BootFacts {
+        durable: durable(payload),
+        vms: watch.adopt().await,
+        path: glue.network.replication_path(slot).await.ok().flatten().unwrap_or(Path::Cable),
+    };
+    let helpers = Helpers::new(registry.clone(), glue.replication.clone(), inputs.clone());
+    let listener = Helpers::bind(&paths.helper_socket()).context("helper socket")?;
+    let split_brain = helpers.split_brain();
+    tokio::spawn(helpers.clone().serve(listener));
+    link.listen(&inputs);
+    let parts = Parts {
+        site,
+        slot,
+        slots,
+        link,
+        witness,
+        helpers,
+        watchdog: Watchdog::start(paths.watchdog_socket(), inputs.clone(), hub.clone()),
+        hands: VolumeHands {
+            replication: glue.replication.clone(),
+            registry: registry.clone(),
+        },
+        vms: glue.vms.clone(),
+        watch: watch.clone(),
+        network: glue.network.clone(),
+        accel: probe(glue.vms.clone(), hub.clone()),
+        hub: hub.clone(),
+        inputs: inputs.clone(),
+        look: look.clone(),
+        reset,
+    };
+    let engine = Engine::new(Core::new(config), Executor::new(parts), hub.clone());
+    let engine = tokio::spawn(engine.run(facts, queue, move || pulse.beat()));
+    tokio::spawn(watch.run());
+    let monitor = Monitor {
+        slot,
+        replication: glue.replication,
+        registry,
+        hub,
+        inputs: inputs.clone(),
+        changed: look.clone(),
+        split_brain,
+    };
+    tokio::spawn(monitor.run());
+    Ok(Pair { inputs, look, engine })
+}
+
+/// Finds out how guests run, while everything else starts.
+fn probe(vms: Arc<dyn Vms>, hub: Arc<Hub>) -> watch::Receiver<Option<Accel>> {
+    let (found, accel) = watch::channel(None);
+    tokio::spawn(async move {
+        let probed = vms.probe_accel().await.unwrap_or_else(|err| {
+            tracing::warn!(error = error_chain(&err), "virtualization not probed");
+            Accel::Tcg
+        });
+        hub.event("accel", format!("guests run with {probed:?}"));
+        let _ = found.send(Some(probed));
+        // The value lives as long as someone may start a VM.
+        found.closed().await;
+    });
+    accel
+}
+
+/// Resets this server at once, as the core ordered: not even a sync, which could hang.
+pub fn reset() {
+    tracing::error!("resetting this server");
+    if let Err(error) = std::fs::write("/proc/sysrq-trigger", "b") {
+        tracing::error!(%error, "sysrq refused; leaving it to the watchdog");
+        std::process::abort();
+    }
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two agents' pair loops with fake hands: each in a runtime of its own, so that dropping the
+//! runtime is the death of that agent.
+
+use agent_core::{Config, DesiredVm, Input};
+use agent_daemon::durable::causes::Causes;
+use agent_daemon::pair::executor::WitnessPort;
+use agent_daemon::pair::start::{Pair, PairParts, start};
+use agent_daemon::paths::Paths;
+use agent_daemon::peer::link::{Ends, PeerLink};
+use agent_daemon::run::{Glue, Pulse};
+use agent_daemon::status::Hub;
+use agent_daemon::status::hub::Fixed;
+use agent_daemon::vms::registry::{Registry, VmEntry};
+use async_trait::async_trait;
+use hypervisor_glue::network::FakeNetwork;
+use hypervisor_glue::replication::{FakeReplication, ReplicaSpec, Replication, replication_address};
+use hypervisor_glue::vms::FakeVms;
+use hypervisor_glue::volumes::FakeVolumes;
+use provisioning_protocol::desired::{Secret, VmAssignment};
+use provisioning_protocol::ids::{DiskName, NodeSlot, SiteName, TemplateName, VmName};
+use provisioning_protocol::peer::{Path, PeerState};
+use provisioning_protocol::template::{
+    DiskRole, DiskSpec, GuestFirmware, TemplateRef, TemplateVersion, VmSpec,
+};
+use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessState, WitnessSwap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::runtime::Runtime;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct SharedWitness {
+    state: Mutex<WitnessState>,
+    up: AtomicBool,
+}
+
+#[async_trait]
+impl WitnessPort for SharedWitness {
+    async fn swap(&self, swap: &WitnessSwap) -> Option<WitnessAnswer> {
+        self.up.load(Ordering::SeqCst).then(|| self.state.lock().unwrap().swap(swap))
+    }
+    async fn record(&self) -> Option<WitnessRecord> {
+        self.up.load(Ordering::SeqCst).then(|| self.state.lock().unwrap().record.clone())
+    }
+}
+
+/// What outlives an agent.
+struct Server {
+    slot: NodeSlot,
+    dir: TempDir,
+    replication: FakeReplication,
+    vms: FakeVms,
+    network: FakeNetwork,
+    ends: [(Path, Ends); 2],
+}
+
+/// A running agent.
+struct Agent {
+    runtime: Option<Runtime>,
+    hub: Arc<Hub>,
+    _pair: Pair,
+}
+
+impl Agent {
+    /// As kill -9: no task gets to say goodbye.
+    fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+
+    fn state(&self) -> Option<PeerState> {
+        self.hub.read(|state| state.pair.as_ref().map(|pair| pair.state))
+    }
+}
+
+fn vm() -> VmName {
+    VmName::new("till").unwrap()
+}
+
+fn free() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn servers() -> (Server, Server) {
+    let [a1, a2, b1, b2] = [free(), free(), free(), free()];
+    let server = |slot, cable: (SocketAddr, SocketAddr), lan: (SocketAddr, SocketAddr)| Server {
+        slot,
+        dir: tempfile::tempdir().unwrap(),
+        replication: FakeReplication::default(),
+        vms: FakeVms::default(),
+        network: FakeNetwork::default(),
+        ends: [
+            (Path::Cable, Ends { own: cable.0, peer: cable.1 }),
+            (Path::Lan, Ends { own: lan.0, peer: lan.1 }),
+        ],
+    };
+    let a = server(NodeSlot::A, (a1, b1), (a2, b2));
+    let b = server(NodeSlot::B, (b1, a1), (b2, a2));
+    a.replication.join(&b.replication);
+    (a, b)
+}
+
+fn witness() -> Arc<SharedWitness> {
+    Arc::new(SharedWitness { state: Mutex::new(WitnessState::new(1)), up: AtomicBool::new(true) })
+}
+
+fn config(slot: NodeSlot, nonce: u64) -> Config {
+    Config {
+        listen_ms: 500,
+        switch_ms: 500,
+        claim_delay_ms: 300,
+        witness_retry_ms: 500,
+        witness_poll_ms: 500,
+        pause_ms: 1000,
+        fence_ms: 2000,
+        cold_boot_ms: 3000,
+        ..Config::new(slot, nonce)
+    }
+}
+
+fn entry(slot: NodeSlot) -> VmEntry {
+    let disk = DiskName::new("system").unwrap();
+    let name = TemplateName::new("pos").unwrap();
+    let template = TemplateRef { name, version: TemplateVersion(1) };
+    let address = |slot| IpAddr::V6(replication_address(slot));
+    VmEntry {
+        assignment: VmAssignment {
+            name: vm(),
+            template: template.clone(),
+            home: NodeSlot::A,
+            volumes: vec![0],
+            index: 0,
+            variables: Default::default(),
+        },
+        template,
+        vm: VmSpec {
+            firmware: GuestFirmware::Bios,
+            cpus: 1,
+            memory_mib: 128,
+            disks: vec![DiskSpec { name: disk.clone(), role: DiskRole::System, size_bytes: 4096 }],
+            nics: 1,
+            probe: None,
+            variables: Default::default(),
+        },
+        replicas: vec![ReplicaSpec {
+            vm: vm(),
+            disk,
+            number: 0,
+            backing: "/dev/forecourt/vm-till-system".into(),
+            guest_bytes: 4096,
+            own: address(slot),
+            peer: address(slot.peer()),
+            secret: Secret("secret".into()),
+        }],
+        ready: false,
+    }
+}
+
+/// A keeper that is always armed.
+async fn keeper(listener: tokio::net::UnixListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let (read, mut write) = stream.into_split();
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(_)) = lines.next_line().await {
+                drop(write.write_all(b"{\"armed\":true,\"reason\":\"\"}\n").await);
+            }
+        });
+    }
+}
+
+fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let paths = Paths::under(server.dir.path());
+    paths.create().unwrap();
+    let hub = Arc::new(Hub::new(Fixed::default(), Causes::new(paths.causes(), &paths.cause_link())));
+    let registry = Arc::new(Registry::open(paths.ready_vms()));
+    let glue = Glue {
+        volumes: Arc::new(FakeVolumes::new(server.dir.path())),
+        replication: Arc::new(server.replication.clone()),
+        vms: Arc::new(server.vms.clone()),
+        network: Arc::new(server.network.clone()),
+    };
+    let pair = runtime.block_on(async {
+        drop(std::fs::remove_file(paths.watchdog_socket()));
+        let listener = tokio::net::UnixListener::bind(paths.watchdog_socket()).unwrap();
+        tokio::spawn(keeper(listener));
+        let site = SiteName::new("oslo").unwrap();
+        let pair = start(PairParts {
+            site: site.clone(),
+            config: config(server.slot, nonce),
+            paths,
+            glue,
+            registry: registry.clone(),
+            witness: witness.clone(),
+            link: PeerLink::new(site, server.slot, nonce, &server.ends),
+            hub: hub.clone(),
+            pulse: Pulse::default(),
+            reset: || panic!("the core ordered a reset"),
+        })
+        .await
+        .unwrap();
+        let wish = DesiredVm { name: vm(), home: NodeSlot::A, weight: 1 };
+        pair.inputs.send(Input::Desired(vec![wish])).await.unwrap();
+        let entry = entry(server.slot);
+        let spec = entry.replicas[0].clone();
+        server.replication.create_metadata(&spec).await.unwrap();
+        server.replication.attach(&spec).await.unwrap();
+        server.replication.connect(&spec).await.unwrap();
+        if registry.put(entry, false).unwrap() {
+            let ready = Input::VolumesReady { vm: vm(), ready: true };
+            pair.inputs.send(ready).await.unwrap();
+        }
+        pair.look.notify_one();
+        pair
+    });
+    Agent { runtime: Some(runtime), hub, _pair: pair }
+}
+
+#[track_caller]
+fn wait(what: &str, agents: &[&Agent], mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        if Instant::now() > end {
+            for agent in agents {
+                let status = agent.hub.server();
+                eprintln!("{:?}\n{:?}", status.pair, status.problems);
+                for event in agent.hub.read(|_| ()).into_events(&agent.hub) {
+                    eprintln!("  {event}");
+                }
+            }
+            panic!("{what} did not happen");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+trait IntoEvents {
+    fn into_events(self, hub: &Hub) -> Vec<String>;
+}
+
+impl IntoEvents for () {
+    fn into_events(self, hub: &Hub) -> Vec<String> {
+        hub.local().events.iter().map(|e| format!("{} {}", e.code, e.text)).collect()
+    }
+}
+
+/// Both agents up, in sync, the VM on A.
+fn healthy(a: &Server, b: &Server, witness: &Arc<SharedWitness>) -> (Agent, Agent) {
+    let (agent_a, agent_b) = (agent(a, witness, 1 << 20), agent(b, witness, 2 << 20));
+    wait("a healthy pair", &[&agent_a, &agent_b], || {
+        agent_a.state() == Some(PeerState::Pair)
+            && agent_b.state() == Some(PeerState::Pair)
+            && a.vms.launches().len() == 1
+            && witness.state.lock().unwrap().record.in_sync.len() == 2
+    });
+    (agent_a, agent_b)
+}
+
+#[test]
+fn a_pair_forms_and_the_vm_starts_at_home_only() {
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    assert!(b.vms.launches().is_empty(), "the VM was started twice");
+    let status = agent_a.hub.server();
+    assert_eq!(status.pair.in_sync.len(), 2);
+    assert_eq!(status.pair.paths.len(), 2, "both paths are heard");
+    agent_a.kill();
+    agent_b.kill();
+}
+
+#[test]
+fn a_killed_agent_finds_its_vm_running_and_goes_on() {
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    agent_a.kill();
+    let agent_a = agent(&a, &witness, 3 << 20);
+    wait("the pair after a restart", &[&agent_a, &agent_b], || {
+        agent_a.state() == Some(PeerState::Pair)
+    });
+    assert_eq!(a.vms.launches().len(), 1, "the VM was started again");
+    assert!(b.vms.launches().is_empty(), "the peer took the VM");
+    agent_a.kill();
+    agent_b.kill();
+}
+
+#[test]
+fn a_dead_server_s_vm_starts_on_the_other_after_the_witness_agreed() {
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    agent_a.kill();
+    b.replication.cut();
+    wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    assert_eq!(agent_b.state(), Some(PeerState::Solo));
+    assert_eq!(witness.state.lock().unwrap().record.winner, Some(NodeSlot::B));
+    let calls = b.replication.calls();
+    assert!(calls.iter().any(|call| call == "primary 0"), "{calls:?}");
+    agent_b.kill();
+}
+
+#[test]
+fn without_a_witness_the_survivor_starts_nothing() {
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    witness.up.store(false, Ordering::SeqCst);
+    agent_a.kill();
+    b.replication.cut();
+    wait("suspicion", &[&agent_b], || agent_b.state() == Some(PeerState::Suspect));
+    // Longer than the fencing wait and several questions.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(b.vms.launches().is_empty());
+    assert_ne!(agent_b.state(), Some(PeerState::Solo));
+    witness.up.store(true, Ordering::SeqCst);
+    wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    agent_b.kill();
+}
