@@ -190,7 +190,9 @@ impl Core {
     /// right to go on without it is gone.
     fn join(&mut self, peer: Option<PeerFacts>) -> bool {
         let Some(peer) = peer else { return false };
+        // An answer 7 still on its way to the kernel must not outlive the grant behind it.
         let ready = self.joinable()
+            && (!self.durable.solo || self.helpers.is_empty())
             && peer.mutual
             && peer.link_up
             && peer.disks_up_to_date
