@@ -169,11 +169,7 @@ async fn addresses(network: Arc<dyn Network>, hub: Arc<Hub>) {
             Ok(found) => {
                 let found: Vec<String> = found.iter().take(4).map(ToString::to_string).collect();
                 let words = "No address on the LAN yet: check the LAN cable and the DHCP server";
-                hub.problem(
-                    Concern::Network,
-                    "lan",
-                    found.is_empty().then(|| words.to_owned()),
-                );
+                hub.problem(Concern::Network, "lan", found.is_empty().then(|| words.to_owned()));
                 if hub.read(|state| state.lan_addresses != found) {
                     hub.update(|state| state.lan_addresses = found);
                 }

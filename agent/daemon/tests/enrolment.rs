@@ -85,7 +85,8 @@ async fn a_dead_clock_does_not_stop_enrolment_and_a_good_one_judges_dates() {
 #[tokio::test]
 async fn another_ca_is_refused_by_name() {
     let (hq, other) = (FakeHq::start(false).await, FakeHq::start(false).await);
-    let owner = OwnerBundle { hq_root_ca_pem: other.owner.hq_root_ca_pem.clone(), ..hq.owner.clone() };
+    let owner =
+        OwnerBundle { hq_root_ca_pem: other.owner.hq_root_ca_pem.clone(), ..hq.owner.clone() };
     let err = refused(&server(), &Stick { owner, ..stick(&hq) }).await;
     let EnrolError::Hq(HqError::WrongCa { issuer, .. }) = &err else { panic!("{err}") };
     assert!(issuer.contains("Fake issuing"), "{issuer}");

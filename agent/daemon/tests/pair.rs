@@ -4,6 +4,8 @@
 
 use agent_core::{Config, DesiredVm, Input};
 use agent_daemon::durable::causes::Causes;
+use agent_daemon::durable::slots::Slots;
+use agent_daemon::pair::engine::durable;
 use agent_daemon::pair::executor::WitnessPort;
 use agent_daemon::pair::start::{Pair, PairParts, start};
 use agent_daemon::paths::Paths;
@@ -14,7 +16,9 @@ use agent_daemon::status::hub::Fixed;
 use agent_daemon::vms::registry::{Registry, VmEntry};
 use async_trait::async_trait;
 use hypervisor_glue::network::FakeNetwork;
-use hypervisor_glue::replication::{FakeReplication, ReplicaSpec, Replication, replication_address};
+use hypervisor_glue::replication::{
+    FakeReplication, ReplicaSpec, Replication, replication_address,
+};
 use hypervisor_glue::vms::FakeVms;
 use hypervisor_glue::volumes::FakeVolumes;
 use provisioning_protocol::desired::{Secret, VmAssignment};
@@ -176,14 +180,12 @@ async fn keeper(listener: tokio::net::UnixListener) {
 }
 
 fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let paths = Paths::under(server.dir.path());
     paths.create().unwrap();
-    let hub = Arc::new(Hub::new(Fixed::default(), Causes::new(paths.causes(), &paths.cause_link())));
+    let hub =
+        Arc::new(Hub::new(Fixed::default(), Causes::new(paths.causes(), &paths.cause_link())));
     let registry = Arc::new(Registry::open(paths.ready_vms()));
     let glue = Glue {
         volumes: Arc::new(FakeVolumes::new(server.dir.path())),
@@ -255,6 +257,13 @@ impl IntoEvents for () {
     }
 }
 
+/// Whether a server has it on disk that the witness knows of the pair.
+fn knows_witness(server: &Server) -> bool {
+    let dir = Paths::under(server.dir.path()).state_dir();
+    let (_, payload) = Slots::open(&dir, "pair").unwrap();
+    durable(payload).is_some_and(|state| state.last_seen.is_some_and(|seen| seen.epoch.0 > 0))
+}
+
 /// Both agents up, in sync, the VM on A.
 fn healthy(a: &Server, b: &Server, witness: &Arc<SharedWitness>) -> (Agent, Agent) {
     let (agent_a, agent_b) = (agent(a, witness, 1 << 20), agent(b, witness, 2 << 20));
@@ -263,6 +272,8 @@ fn healthy(a: &Server, b: &Server, witness: &Arc<SharedWitness>) -> (Agent, Agen
             && agent_b.state() == Some(PeerState::Pair)
             && a.vms.launches().len() == 1
             && witness.state.lock().unwrap().record.in_sync.len() == 2
+            && knows_witness(a)
+            && knows_witness(b)
     });
     (agent_a, agent_b)
 }

@@ -49,7 +49,10 @@ impl Slots {
     /// Slots that were never opened: storing into them fails.
     #[must_use]
     pub fn unopened() -> Self {
-        Self { paths: [PathBuf::from("/nonexistent/0"), PathBuf::from("/nonexistent/1")], newest: None }
+        Self {
+            paths: [PathBuf::from("/nonexistent/0"), PathBuf::from("/nonexistent/1")],
+            newest: None,
+        }
     }
 
     /// Whether either slot file exists, valid or not.

@@ -131,7 +131,13 @@ impl ServerCertVerifier for Pinned {
         {
             result = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, moment);
         }
-        if matches!(result, Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))) {
+        // Another HQ's CA may well bear the same name: then it is the signature that does not fit.
+        if matches!(
+            result,
+            Err(Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature
+            ))
+        ) {
             let issuer = X509Certificate::from_der(leaf).map(|(_, cert)| cert.issuer().to_string());
             let issuer: String = issuer.unwrap_or_default().chars().take(120).collect();
             self.memory.refuse(issuer);

@@ -190,12 +190,7 @@ impl Parts {
     }
 }
 
-async fn persist(
-    parts: Arc<Parts>,
-    slots: Arc<Mutex<Slots>>,
-    token: u64,
-    state: DurableState,
-) {
+async fn persist(parts: Arc<Parts>, slots: Arc<Mutex<Slots>>, token: u64, state: DurableState) {
     let bytes = serde_json::to_vec(&state).expect("plain data becomes JSON");
     loop {
         let (slots, bytes) = (slots.clone(), bytes.clone());
@@ -274,7 +269,11 @@ async fn start(parts: Arc<Parts>, vm: VmName) {
         }
         Err(text) => {
             tracing::error!(vm = object, error = text, "VM not started");
-            parts.hub.problem(Concern::Vm, object, Some(format!("VM {vm} cannot be started: {text}")));
+            parts.hub.problem(
+                Concern::Vm,
+                object,
+                Some(format!("VM {vm} cannot be started: {text}")),
+            );
             parts.watch.set(&vm, VmRun::Failed, false).await;
         }
     }

@@ -91,13 +91,8 @@ impl Monitor {
     }
 
     async fn tell(&self, statuses: &[ReplicaStatus], last: &mut Option<LinkSummary>) {
-        let counted: Vec<u32> = self
-            .registry
-            .all()
-            .iter()
-            .filter(|entry| entry.ready)
-            .flat_map(numbers)
-            .collect();
+        let counted: Vec<u32> =
+            self.registry.all().iter().filter(|entry| entry.ready).flat_map(numbers).collect();
         let mut line = summary(&counted, statuses, self.split_brain.load(Ordering::Relaxed));
         if self.registry.awaited() > 0 {
             line = LinkSummary { volumes: line.volumes + 1, mine: Disk::Diskless, ..line };

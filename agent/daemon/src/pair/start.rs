@@ -73,8 +73,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     }
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let look = Arc::new(Notify::new());
-    let watch =
-        Watch::new(glue.vms.clone(), registry.clone(), hub.clone(), inputs.clone());
+    let watch = Watch::new(glue.vms.clone(), registry.clone(), hub.clone(), inputs.clone());
     let facts = BootFacts {
         durable: durable(payload),
         vms: watch.adopt().await,
@@ -93,10 +92,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         witness,
         helpers,
         watchdog: Watchdog::start(paths.watchdog_socket(), inputs.clone(), hub.clone()),
-        hands: VolumeHands {
-            replication: glue.replication.clone(),
-            registry: registry.clone(),
-        },
+        hands: VolumeHands { replication: glue.replication.clone(), registry: registry.clone() },
         vms: glue.vms.clone(),
         watch: watch.clone(),
         network: glue.network.clone(),

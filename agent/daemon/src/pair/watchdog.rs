@@ -107,11 +107,7 @@ async fn run(
     }
 }
 
-async fn ask(
-    path: &Path,
-    open: &mut Option<BufReader<UnixStream>>,
-    op: &Op,
-) -> io::Result<Reply> {
+async fn ask(path: &Path, open: &mut Option<BufReader<UnixStream>>, op: &Op) -> io::Result<Reply> {
     let stream = match open {
         Some(stream) => stream,
         None => open.insert(BufReader::new(

@@ -57,8 +57,7 @@ impl Checker {
         if bytes.len() > PEER_BYTES_MAX {
             return Err(Drop::TooLong);
         }
-        let datagram: PeerDatagram =
-            serde_json::from_slice(bytes).map_err(|_| Drop::Malformed)?;
+        let datagram: PeerDatagram = serde_json::from_slice(bytes).map_err(|_| Drop::Malformed)?;
         if datagram.v != PROTOCOL_VERSION {
             return Err(Drop::Version(datagram.v));
         }
@@ -107,11 +106,8 @@ mod tests {
     }
 
     fn good(boot: u64, seq: u64) -> Value {
-        let body = PeerBody {
-            epoch: Epoch(1),
-            state: PeerState::Pair,
-            ..crate::peer::link::empty_body()
-        };
+        let body =
+            PeerBody { epoch: Epoch(1), state: PeerState::Pair, ..crate::peer::link::empty_body() };
         let site = SiteName::new("oslo").unwrap();
         let datagram =
             PeerDatagram { v: PROTOCOL_VERSION, site, from: NodeSlot::B, boot, seq, body };

@@ -79,7 +79,10 @@ impl Shelf {
     #[must_use]
     pub fn routes(&self) -> Router {
         Router::new()
-            .route("/templates", get(|State(shelf): State<Self>| async move { Json(shelf.offers()) }))
+            .route(
+                "/templates",
+                get(|State(shelf): State<Self>| async move { Json(shelf.offers()) }),
+            )
             .route("/chunks/{hash}", get(chunk))
             .with_state(self.clone())
     }

@@ -91,7 +91,9 @@ mod tests {
         };
         let foreign = complaint(&report("/dev/vdb", "left alone: holds ntfs")).unwrap();
         assert!(foreign.contains("/dev/vdb") && foreign.contains("ntfs"), "{foreign}");
-        assert!(complaint(&report("/dev/vda", "left alone: in use by this server's system")).is_none());
+        assert!(
+            complaint(&report("/dev/vda", "left alone: in use by this server's system")).is_none()
+        );
         assert!(complaint(&report("/dev/sda", "left alone: on USB")).is_none());
     }
 }

@@ -137,9 +137,7 @@ impl Provisioner {
         for (disk, number) in manifest.vm.disks.iter().zip(&vm.volumes) {
             let volume = match disk.role {
                 DiskRole::System => {
-                    self.volumes
-                        .snapshot_template(&manifest.template, &vm.name, &disk.name)
-                        .await?
+                    self.volumes.snapshot_template(&manifest.template, &vm.name, &disk.name).await?
                 }
                 DiskRole::Data => {
                     self.volumes.create_data(&vm.name, &disk.name, disk.size_bytes).await?
@@ -161,10 +159,8 @@ impl Provisioner {
         };
         let ready = self.registry.put(entry, fresh)?;
         if ready {
-            let _ = self
-                .inputs
-                .send(Input::VolumesReady { vm: vm.name.clone(), ready: true })
-                .await;
+            let _ =
+                self.inputs.send(Input::VolumesReady { vm: vm.name.clone(), ready: true }).await;
             self.hub.vm(&vm.name, &template, VmPhase::Standby, "");
         } else {
             let detail = "waiting for the other server's volumes";

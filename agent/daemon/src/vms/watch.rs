@@ -123,8 +123,7 @@ impl Watch {
             Ok(VmState::Silent) | Err(_) => return,
         };
         // Orders that came while we asked know better.
-        let unmoved =
-            self.get(vm).is_some_and(|seen| !seen.moving && seen.run == before.run);
+        let unmoved = self.get(vm).is_some_and(|seen| !seen.moving && seen.run == before.run);
         if unmoved && now != before.run {
             if now == VmRun::Failed {
                 self.hub.event("vm_ended", format!("{vm} ended by itself"));
