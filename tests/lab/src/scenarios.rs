@@ -22,6 +22,11 @@ pub const ALL: &[Scenario] = &[
         run: used_disk,
     },
     Scenario {
+        name: "console",
+        about: "screen and serial line show the pair, and no key ends the console",
+        run: crate::console::console,
+    },
+    Scenario {
         name: "agent-kill",
         about: "the agent is killed while a VM runs: the VM goes on, the agent picks it up",
         run: agent_kill,
