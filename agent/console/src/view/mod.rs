@@ -188,9 +188,9 @@ fn style(look: Look, theme: Theme) -> Style {
         Look::Bold => bold,
         Look::Bar => Style::new().add_modifier(Modifier::REVERSED),
         Look::Advice(level) if theme.colour => match level {
-            Level::Well => bold.fg(Color::Green),
+            Level::Well => bold.fg(Color::LightGreen),
             Level::Wait => bold,
-            Level::Act => bold.fg(Color::Yellow),
+            Level::Act => bold.fg(Color::LightYellow),
             Level::Alarm => bold.fg(Color::LightRed),
         },
         Look::Advice(_) => bold,
