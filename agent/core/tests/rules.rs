@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rules one by one, on one server. (How they work together is shown by the simulator.)
+
+mod rig;
+
+use agent_core::{DurableState, Effect, HelperCode, Input, Tie, VmRun, WitnessMark};
+use provisioning_protocol::ids::{Epoch, NodeSlot};
+use provisioning_protocol::peer::{Path, PeerBody, PeerState};
+use provisioning_protocol::witness::WitnessRecord;
+use rig::{ME, PEER, Rig, link, paired, peer, record, vm};
+
+fn claim(rig: &mut Rig) -> provisioning_protocol::witness::WitnessSwap {
+    rig.lose_peer();
+    rig.wait(3_000);
+    rig.swaps().into_iter().find(|swap| swap.winner == Some(ME)).expect("the witness is asked")
+}
+
+fn gone_alone() -> Rig {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let swap = claim(&mut rig);
+    rig.grant(&swap);
+    assert!(rig.core.durable().solo);
+    rig.orders();
+    rig
+}
+
+fn ordered(rig: &mut Rig, wanted: impl Fn(&Effect) -> bool) -> bool {
+    rig.orders().iter().any(wanted)
+}
+
+#[test]
+fn nothing_is_answered_before_the_grant_is_on_disk() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let swap = claim(&mut rig);
+    rig.helper(1, true);
+    rig.disk_works = false;
+    rig.grant(&swap);
+    rig.wait(1_000);
+    assert_eq!(rig.answers(), []);
+    rig.disk_done();
+    assert_eq!(rig.answers(), [HelperCode::Granted]);
+}
+
+#[test]
+fn a_claim_without_an_answer_is_repeated_under_its_id() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let first = claim(&mut rig);
+    rig.wait(7_000);
+    let again = rig.swaps();
+    assert!(again.len() >= 2 && again.iter().all(|swap| *swap == first), "{again:?}");
+}
+
+#[test]
+fn an_answer_to_another_question_is_no_grant() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let swap = claim(&mut rig);
+    rig.answer(swap.request_id ^ 1, true, WitnessRecord { version: 9, ..record() });
+    rig.wait(500);
+    assert!(!rig.core.durable().solo);
+}
+
+#[test]
+fn a_grant_that_does_not_say_what_was_asked_is_none() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let swap = claim(&mut rig);
+    rig.answer(swap.request_id, true, WitnessRecord { version: 4, ..record() });
+    rig.wait(500);
+    assert!(!rig.core.durable().solo);
+}
+
+#[test]
+fn a_restored_witness_is_not_believed() {
+    for lie in [
+        WitnessRecord { incarnation: 2, ..record() },
+        WitnessRecord { version: 2, ..record() },
+        WitnessRecord { epoch: Epoch(4), ..record() },
+    ] {
+        let mut rig = Rig::in_step(paired(), &[]);
+        let swap = claim(&mut rig);
+        let granted = WitnessRecord { in_sync: [ME].into(), winner: Some(ME), ..lie.clone() };
+        rig.answer(swap.request_id, true, granted);
+        rig.wait(5_000);
+        assert!(!rig.core.durable().solo, "{lie:?}");
+        assert!(rig.core.status().cause.contains("not believed"), "{}", rig.core.status().cause);
+        assert_eq!(rig.swaps(), []);
+    }
+}
+
+#[test]
+fn a_late_grant_does_not_count_once_the_link_is_back() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let swap = claim(&mut rig);
+    rig.give(Input::LinkChanged(link(true)));
+    rig.grant(&swap);
+    rig.wait(500);
+    assert!(!rig.core.durable().solo);
+}
+
+#[test]
+fn a_new_or_replaced_server_never_asks_for_a_grant() {
+    let other = DurableState { node: PEER, ..paired() };
+    for durable in [None, Some(other)] {
+        let mut rig = Rig::new(durable, &[]);
+        rig.give(Input::LinkChanged(link(false)));
+        rig.wait(300_000);
+        assert_eq!(rig.swaps(), []);
+        assert_eq!(rig.core.status().state, PeerState::Wait);
+    }
+}
+
+#[test]
+fn a_cold_start_alone_waits_for_the_peer_before_it_asks() {
+    let mut rig = Rig::new(Some(paired()), &[]);
+    rig.give(Input::LinkChanged(link(false)));
+    rig.wait(175_000);
+    assert_eq!(rig.swaps(), []);
+    rig.wait(10_000);
+    assert!(!rig.swaps().is_empty());
+}
+
+#[test]
+fn a_tie_that_is_not_at_hq_stays_frozen_and_says_so() {
+    let mut rig = Rig::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
+    rig.lose_peer();
+    rig.wait(60_000);
+    assert_eq!(rig.swaps(), []);
+    assert!(rig.core.status().cause.contains("tie-break"));
+}
+
+#[test]
+fn a_secondary_that_lost_says_six_and_a_frozen_primary_one() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.lose_peer();
+    rig.orders();
+    let winner =
+        PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, link_up: false, ..peer() };
+    rig.hear(winner);
+    rig.helper(1, false);
+    rig.helper(2, true);
+    assert_eq!(rig.answers(), [HelperCode::Lost, HelperCode::Undecided]);
+    assert_eq!(rig.core.durable().in_sync, [PEER].into());
+}
+
+#[test]
+fn vms_are_evicted_only_when_every_helper_is_gone() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::in_step(mine, &[VmRun::Running]);
+    rig.lose_peer();
+    rig.helper(1, true);
+    rig.hear(PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, ..peer() });
+    rig.wait(500);
+    let evicts = |effect: &Effect| matches!(effect, Effect::Evict { .. });
+    assert!(!ordered(&mut rig, evicts));
+    rig.give(Input::HelperGone { id: 1 });
+    assert!(ordered(&mut rig, evicts));
+    rig.give(Input::EvictDone { ok: true });
+    assert_eq!(rig.core.status().state, PeerState::Wait);
+}
+
+#[test]
+fn an_eviction_that_is_blocked_resets_the_server() {
+    let mut rig = Rig::in_step(paired(), &[VmRun::Running]);
+    rig.lose_peer();
+    rig.hear(PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, ..peer() });
+    rig.wait(25_000);
+    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::Reset { .. })));
+}
+
+#[test]
+fn the_peers_vms_wait_until_its_watchdog_must_have_fired() {
+    let mut rig = gone_alone();
+    let promotes = |effect: &Effect| matches!(effect, Effect::Promote { .. });
+    rig.wait(20_000);
+    assert!(!ordered(&mut rig, promotes));
+    rig.wait(6_000);
+    assert!(ordered(&mut rig, promotes));
+}
+
+#[test]
+fn without_a_watchdog_the_peers_vms_wait_for_its_word() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.hear(PeerBody { watchdog_armed: false, ..peer() });
+    let swap = claim(&mut rig);
+    rig.grant(&swap);
+    rig.wait(600_000);
+    let promotes = |effect: &Effect| matches!(effect, Effect::Promote { .. });
+    assert!(!ordered(&mut rig, promotes));
+    let released = PeerBody {
+        epoch: rig.core.durable().epoch,
+        in_sync: [ME].into(),
+        released: true,
+        running: [].into(),
+        link_up: false,
+        ..peer()
+    };
+    rig.hear(released);
+    assert!(ordered(&mut rig, promotes));
+}
+
+#[test]
+fn a_release_from_before_the_grant_is_no_release() {
+    let mut rig = gone_alone();
+    rig.hear(PeerBody { released: true, running: [].into(), link_up: false, ..peer() });
+    assert!(!ordered(&mut rig, |effect| matches!(effect, Effect::Promote { .. })));
+}
+
+#[test]
+fn a_frozen_vm_leaves_the_lan_at_once_and_is_paused_after_five_seconds() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::in_step(mine, &[VmRun::Running]);
+    rig.lose_peer();
+    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::TapDown { .. })));
+    let pauses = |effect: &Effect| matches!(effect, Effect::PauseVm { .. });
+    rig.wait(4_500);
+    assert!(!ordered(&mut rig, pauses));
+    rig.wait(1_000);
+    assert!(ordered(&mut rig, pauses));
+}
+
+#[test]
+fn the_lease_lapses_while_a_vm_runs_without_right() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::in_step(mine, &[VmRun::Running]);
+    rig.lose_peer();
+    rig.wait(5_500);
+    rig.orders();
+    let renews = |effect: &Effect| matches!(effect, Effect::RenewLease);
+    rig.wait(3_000);
+    assert!(!ordered(&mut rig, renews));
+    rig.give(Input::VmState { vm: vm(), state: VmRun::Paused });
+    rig.wait(200);
+    assert!(ordered(&mut rig, renews));
+}
+
+#[test]
+fn replayed_and_older_datagrams_change_nothing() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let epoch = rig.core.durable().epoch;
+    let forged = PeerBody { epoch: Epoch(9), in_sync: [PEER].into(), solo: true, ..peer() };
+    for seq in [1, 3] {
+        let body = Box::new(forged.clone());
+        rig.give(Input::PeerHeard { path: Path::Lan, boot: 1, seq, body });
+    }
+    assert_eq!(rig.core.durable().epoch, epoch);
+    assert_eq!(rig.core.status().state, PeerState::Pair);
+}
+
+#[test]
+fn a_dead_path_is_left_without_giving_anything_up() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    for seq in 100..110 {
+        rig.wait(200);
+        let body = Box::new(PeerBody { hears: [Path::Lan].into(), ..peer() });
+        rig.give(Input::PeerHeard { path: Path::Lan, boot: 1, seq, body });
+    }
+    assert!(ordered(&mut rig, |effect| *effect == Effect::SwitchPath { path: Path::Lan }));
+    assert_eq!(rig.core.durable().in_sync, NodeSlot::BOTH.into());
+}
+
+#[test]
+fn a_server_gives_way_only_when_asked_and_outdates_itself_first() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.give(Input::LinkChanged(link(false)));
+    let ask = provisioning_protocol::peer::Agreement {
+        epoch: Epoch(7),
+        in_sync: [PEER].into(),
+        durable: false,
+        outdated: false,
+    };
+    rig.hear(PeerBody { link_up: false, ..peer() });
+    assert_eq!(rig.core.durable().in_sync, NodeSlot::BOTH.into());
+    rig.hear(PeerBody { link_up: false, agree: Some(ask), ..peer() });
+    assert_eq!((rig.core.durable().epoch, rig.core.durable().votes()), (Epoch(7), false));
+    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::Outdate)));
+}
+
+#[test]
+fn the_stored_form_can_be_read_back() {
+    let state = DurableState {
+        last_seen: Some(WitnessMark { incarnation: 1, version: 2, epoch: Epoch(3) }),
+        ..paired()
+    };
+    let text = serde_json::to_string(&state).expect("JSON");
+    assert_eq!(serde_json::from_str::<DurableState>(&text).expect("read back"), state);
+    assert!(serde_json::from_str::<DurableState>(&text.replace("\"solo\"", "\"alone\"")).is_err());
+}
