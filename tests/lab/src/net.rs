@@ -270,18 +270,32 @@ impl Shared {
         }
     }
 
+    fn forget(&self, index: usize) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.where_is.retain(|_, port| *port != index);
+    }
+
     fn write(&self, index: usize, frames: &Receiver<Arc<[u8]>>) {
         let port = &self.ports[index];
         while !self.ending.load(Ordering::Relaxed) {
             let Ok(frame) = frames.recv_timeout(TICK) else { continue };
             // It fails when the machine is off or frozen: the frame is lost, as on a real wire.
-            if port.socket.send_to(&frame, &port.peer).is_ok() {
-                port.bytes_out.fetch_add(frame.len() as u64, Ordering::Relaxed);
-            } else {
-                port.dropped.fetch_add(1, Ordering::Relaxed);
+            match port.socket.send_to(&frame, &port.peer) {
+                Ok(_) => {
+                    port.bytes_out.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    continue;
+                }
+                // A switch forgets what it learnt on a port whose link went down.
+                Err(error) if is_off(&error) => self.forget(index),
+                Err(_) => {}
             }
+            port.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+fn is_off(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
 }
 
 fn macs(frame: &[u8]) -> (Mac, Mac) {
@@ -405,6 +419,21 @@ mod tests {
         switch.block(A, B, false);
         a.send(B, A, b"again");
         b.hears(b"again");
+    }
+
+    #[test]
+    fn an_address_is_found_again_after_its_machine_died() {
+        let (_dir, switch, a, b, c) = trio();
+        b.send(ALL, B, b"here");
+        a.hears(b"here");
+        c.hears(b"here");
+        drop(b);
+        a.send(B, A, b"lost");
+        let dropped = || Ok((switch.port_bytes("b").frames_dropped == 1).then_some(()));
+        crate::wait::wait_for("the loss", Duration::from_secs(2), dropped).unwrap();
+        // Flooded: whoever has taken over the address hears it.
+        a.send(B, A, b"anyone");
+        c.hears(b"anyone");
     }
 
     #[test]
