@@ -2,8 +2,6 @@
 //! A whole site under one seed: two real cores, fake volumes, network, witness and power, in
 //! simulated time. The same seed gives the same run; a failing seed is run again with a trace.
 
-#![expect(clippy::missing_panics_doc, reason = "a panic of the core is a finding, and is caught")]
-
 mod check;
 mod drbd;
 mod endings;
