@@ -106,7 +106,15 @@ fn status_rows(facts: &Facts, status: &Status, width: usize) -> Vec<Row> {
 
 fn headquarters(status: &Status) -> String {
     let hq = &status.hq;
-    let url = hq.url.or("not known yet");
+    if hq.url.is_empty() {
+        return "not known yet; the claim stick names it".into();
+    }
+    let url = &hq.url;
+    match status.enrolment {
+        Enrolment::Refused => return format!("answered, and refused   {url}"),
+        Enrolment::Pending => return format!("answered, decides later   {url}"),
+        Enrolment::NoClaim | Enrolment::Asking | Enrolment::Done => (),
+    }
     match (hq.age_s, hq.error.is_empty()) {
         (Some(seconds), true) => format!("answered {}   {url}", age(seconds)),
         (None, true) => format!("not asked yet   {url}"),
