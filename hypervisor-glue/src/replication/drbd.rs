@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(100);
 /// udev may have a fresh volume open for a moment.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
