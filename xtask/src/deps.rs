@@ -13,7 +13,7 @@ pub const LAB: &[&str] = &["qemu-system-x86", "ovmf", "mtools", "dosfstools", "u
 pub const IMAGE: &[&str] = &["python3", "debian-archive-keyring", "apt", "zstd", "uidmap"];
 /// Building the example template.
 pub const TEMPLATE: &[&str] =
-    &["apt", "busybox-static", "dosfstools", "e2fsprogs", "mtools", "syslinux"];
+    &["apt", "busybox-static", "e2fsprogs", "mtools", "syslinux", "syslinux-common", "xz-utils"];
 /// The static checks.
 pub const CHECK: &[&str] = &["shellcheck", "git"];
 /// The dashboard's browser test.

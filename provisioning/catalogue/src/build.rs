@@ -293,7 +293,8 @@ pub(crate) mod tests {
             .system_image()
             .extents
             .iter()
-            .filter_map(|e| matches!(e, Extent::Hole { .. }).then(|| e.length()))
+            .filter(|extent| matches!(extent, Extent::Hole { .. }))
+            .map(Extent::length)
             .collect();
         assert_eq!(holes, [2 << 20, 40_960]);
     }

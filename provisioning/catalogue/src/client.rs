@@ -536,3 +536,7 @@ impl Transport for HttpTransport {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

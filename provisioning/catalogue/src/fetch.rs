@@ -442,3 +442,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, FetchError> {
     tokio::task::spawn_blocking(work).await.expect("disk work does not panic")
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

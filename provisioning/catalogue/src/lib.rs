@@ -34,4 +34,6 @@ pub mod repository;
 pub mod signing;
 pub mod source;
 pub mod template_file;
+#[cfg(test)]
+mod test_server;
 pub mod yaml;

@@ -171,7 +171,8 @@ pub(crate) mod tests {
 
     #[test]
     fn absurd_values_are_refused_and_named() {
-        let cases: [(&str, fn(&mut VmSpec)); 13] = [
+        type Spoil = fn(&mut VmSpec);
+        let cases: [(&str, Spoil); 13] = [
             ("cpus", |vm| vm.cpus = 0),
             ("cpus", |vm| vm.cpus = 65),
             ("memory", |vm| vm.memory_mib = 63),

@@ -101,6 +101,9 @@ pub struct Repository {
     changing: Mutex<()>,
 }
 
+/// A root, and the bytes it was read from.
+type RootFile = (Signed<Root>, Vec<u8>);
+
 /// What is published now.
 struct Published {
     timestamp: Signed<TimestampRole>,
@@ -361,7 +364,7 @@ impl Repository {
         Ok(())
     }
 
-    fn newest_root(&self) -> Result<Option<(Signed<Root>, Vec<u8>)>, RepositoryError> {
+    fn newest_root(&self) -> Result<Option<RootFile>, RepositoryError> {
         let folder = self.folder.join("metadata");
         let io = |source| RepositoryError::Io { path: folder.clone(), source };
         let mut newest = 0_u64;
