@@ -366,9 +366,18 @@ fn event_tone(code: &str) -> &'static str {
     let has = |words: &[&str]| words.iter().any(|word| code.contains(word));
     if has(&["fail", "refus", "lost", "loser", "conflict", "error"]) {
         "bad"
-    } else if has(&["grant", "takeover", "solo", "suspect", "frozen", "retired", "problem"]) {
+    } else if has(&["grant", "takeover", "promoted", "solo", "suspect", "frozen", "retired"]) {
         "warn"
-    } else if has(&["started", "healthy", "pair", "published", "enrolled", "admitted"]) {
+    } else if has(&[
+        "vm_started",
+        "healthy",
+        "pair",
+        "ready",
+        "done",
+        "published",
+        "enrol",
+        "admit",
+    ]) {
         "good"
     } else {
         "info"

@@ -8,5 +8,6 @@ mod agent;
 mod border;
 mod catalogue;
 mod enrol;
+mod real_agent;
 mod sites;
 mod witness;
