@@ -101,3 +101,19 @@ fn template_yaml(release: u64) -> String {
          \x20 GATEWAY: \"\"\n"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_reads_the_template_file() {
+        let folder = std::env::temp_dir().join(format!("guest-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("template.yaml"), template_yaml(7)).expect("written");
+        std::fs::write(folder.join("system.raw"), vec![1; 1 << 20]).expect("written");
+        let template = provisioning_catalogue::template_file::Template::read(&folder);
+        let _ = std::fs::remove_dir_all(&folder);
+        assert_eq!(template.expect("read").template.to_string(), "parts-counter@7");
+    }
+}
