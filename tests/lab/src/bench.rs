@@ -63,7 +63,7 @@ pub fn failover(
     let (mut times, mut resyncs) = (Vec::new(), Vec::new());
     for run in 1..=runs {
         timeline.note("lab", format!("failover {run} of {runs}"));
-        let (one, victim) = failover::kill_host(&mut site, &format!("bench{run}"))?;
+        let (one, victim) = failover::kill_host(&mut site)?;
         times.push(one);
         resyncs.push(failover::return_of(&mut site, victim)?);
     }

@@ -39,7 +39,7 @@ pub fn run(artifacts: &Artifacts, timeline: &Timeline) -> anyhow::Result<(Report
     let (enrolled_s, vm_serving_s) = boot(&mut site)?;
     let [wan_a, wan_b] = ["a", "b"].map(|name| site.wan_bytes(name).received);
     timeline.note("wan", format!("A received {wan_a} bytes, B {wan_b}"));
-    let (failover, victim) = failover::kill_host(&mut site, "demo")?;
+    let (failover, victim) = failover::kill_host(&mut site)?;
     ensure!(failover.lost_writes == 0, "{} acknowledged writes are lost", failover.lost_writes);
     let resync_s = failover::return_of(&mut site, victim)?;
     let report = Report {

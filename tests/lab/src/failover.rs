@@ -38,11 +38,11 @@ pub struct Failover {
 
 /// Kills the server that runs the VM while a writer writes, and follows what happens.
 /// Returns the timings and the letter of the killed server, which stays off.
-pub fn kill_host(site: &mut Site, writer_name: &str) -> anyhow::Result<(Failover, &'static str)> {
+pub fn kill_host(site: &mut Site) -> anyhow::Result<(Failover, &'static str)> {
     let victim = site.host_of_vm()?;
     let survivor = if victim == "a" { "b" } else { "a" };
     let offset_s = site.server(survivor).clock_offset_s()?;
-    let writer = Writer::start(site.page_port, writer_name, &site.timeline);
+    let writer = Writer::start(site.page_port, &site.timeline);
     wait_acks(&writer, ACKS_BEFORE, Duration::from_secs(120))?;
     site.timeline.note("lab", format!("{} writes acknowledged; killing {victim}", writer.acked()));
     let killed_s = site.server(victim).kill();

@@ -82,7 +82,7 @@ fn used_disk(site: &mut Site) -> anyhow::Result<()> {
 
 fn agent_kill(site: &mut Site) -> anyhow::Result<()> {
     let host = site.host_of_vm()?;
-    let writer = Writer::start(site.page_port, "agent", &site.timeline);
+    let writer = Writer::start(site.page_port, &site.timeline);
     wait_acks(&writer, 20, Duration::from_secs(60))?;
     let unit = format!("systemctl show -P MainPID forecourt-vm-{VM}.service");
     let qemu_before = site.server(host).exec(&unit)?.ok()?;
@@ -109,7 +109,7 @@ fn agent_kill(site: &mut Site) -> anyhow::Result<()> {
 }
 
 fn failover(site: &mut Site) -> anyhow::Result<()> {
-    let (times, victim) = failover::kill_host(site, "failover")?;
+    let (times, victim) = failover::kill_host(site)?;
     ensure!(times.lost_writes == 0, "{} acknowledged writes are lost", times.lost_writes);
     failover::return_of(site, victim).map(drop)
 }
@@ -117,7 +117,7 @@ fn failover(site: &mut Site) -> anyhow::Result<()> {
 fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
     let host = site.host_of_vm()?;
     let standby = if host == "a" { "b" } else { "a" };
-    let writer = Writer::start(site.page_port, "hqdown", &site.timeline);
+    let writer = Writer::start(site.page_port, &site.timeline);
     wait_acks(&writer, 20, Duration::from_secs(60))?;
     site.server(standby).kill();
     // HQ grants, the VM goes on; only then does HQ vanish.
@@ -138,7 +138,7 @@ fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
 }
 
 fn power_both(site: &mut Site) -> anyhow::Result<()> {
-    let writer = Writer::start(site.page_port, "both", &site.timeline);
+    let writer = Writer::start(site.page_port, &site.timeline);
     wait_acks(&writer, 40, Duration::from_secs(60))?;
     site.a.kill();
     site.b.kill();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A customer that never stops: posts entries to the example VM's page and keeps what was
+//! A customer that never stops: writes numbers to the example VM's page and keeps which were
 //! acknowledged, so that not one of them may be missing later.
 
 use crate::http;
 use crate::timeline::Timeline;
 use anyhow::bail;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Ack {
     /// When the acknowledgement came, in seconds since the run's start.
     pub at_s: f64,
     /// What was written.
-    pub entry: String,
+    pub entry: u64,
 }
 
 #[derive(Debug, Default)]
@@ -49,14 +49,14 @@ pub struct Verdict {
 }
 
 impl Writer {
-    /// Starts to write to the page behind a loopback port. `name` tells writers of one VM apart.
+    /// Starts to write to the page behind a loopback port.
     #[must_use]
-    pub fn start(port: u16, name: &str, timeline: &Timeline) -> Self {
+    pub fn start(port: u16, timeline: &Timeline) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (book, flag) = (Arc::clone(&ledger), Arc::clone(&stop));
-        let (name, timeline) = (name.to_owned(), timeline.clone());
-        let thread = std::thread::spawn(move || write(port, &name, &timeline, &book, &flag));
+        let timeline = timeline.clone();
+        let thread = std::thread::spawn(move || write(port, &timeline, &book, &flag));
         Self { port, ledger, stop, thread: Some(thread) }
     }
 
@@ -90,11 +90,10 @@ impl Writer {
     /// Compares the page with what was acknowledged so far.
     pub fn verdict(&self) -> anyhow::Result<Verdict> {
         // Taken before the page is read: later acknowledgements are no loss.
-        let acked: Vec<String> =
-            lock(&self.ledger).acks.iter().map(|ack| ack.entry.clone()).collect();
-        let page = http::get(self.port, "/entries", Duration::from_secs(30))?;
+        let acked: Vec<u64> = lock(&self.ledger).acks.iter().map(|ack| ack.entry).collect();
+        let page = http::get(self.port, "/log", Duration::from_secs(30))?;
         if page.status != 200 {
-            bail!("GET /entries answered {}", page.status);
+            bail!("GET /log answered {}", page.status);
         }
         Ok(compare(&acked, &page.body))
     }
@@ -113,24 +112,23 @@ impl Drop for Writer {
     }
 }
 
-fn compare(acked: &[String], page: &str) -> Verdict {
-    let there: HashSet<&str> = page.lines().map(str::trim).collect();
-    let lost = acked.iter().filter(|entry| !there.contains(entry.as_str())).count();
+fn compare(acked: &[u64], page: &str) -> Verdict {
+    let there: HashSet<u64> = page.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let lost = acked.iter().filter(|entry| !there.contains(entry)).count();
     Verdict { acked: acked.len(), lost }
 }
 
-fn write(port: u16, name: &str, timeline: &Timeline, ledger: &Mutex<Ledger>, stop: &AtomicBool) {
-    let mut number = 0_u64;
+fn write(port: u16, timeline: &Timeline, ledger: &Mutex<Ledger>, stop: &AtomicBool) {
+    // Writers of one run never write the same number.
+    static WRITERS: AtomicU64 = AtomicU64::new(1);
+    let mut entry = WRITERS.fetch_add(1, Ordering::Relaxed) * 1_000_000;
     while !stop.load(Ordering::Relaxed) {
-        // A try that fails may still have been written: the next one carries a new name, so that
+        // A try that fails may still have been written: the next one carries a new number, so that
         // an entry counts as acknowledged only if the answer to that very entry came.
-        number += 1;
-        let entry = format!("{name}-{number:06}");
-        let sent_s = timeline.now_s();
-        match http::post(port, "/entries", &entry, POST_LIMIT) {
+        entry += 1;
+        match http::post(port, &format!("/write?n={entry}"), "", POST_LIMIT) {
             Ok(answer) if answer.status == 200 => {
-                let at_s = timeline.now_s().max(sent_s);
-                lock(ledger).acks.push(Ack { at_s, entry });
+                lock(ledger).acks.push(Ack { at_s: timeline.now_s(), entry });
             }
             _ => lock(ledger).tries_failed += 1,
         }
@@ -148,10 +146,9 @@ mod tests {
 
     #[test]
     fn an_acknowledged_entry_that_is_not_there_is_lost() {
-        let acked = ["w-1", "w-2", "w-3"].map(str::to_owned);
-        assert_eq!(compare(&acked, "w-1\nw-3\nw-4\n"), Verdict { acked: 3, lost: 1 });
-        assert_eq!(compare(&acked, ""), Verdict { acked: 3, lost: 3 });
+        assert_eq!(compare(&[11, 12, 13], "11\n13\n14\n"), Verdict { acked: 3, lost: 1 });
+        assert_eq!(compare(&[11, 12, 13], ""), Verdict { acked: 3, lost: 3 });
         // A torn last line is not the entry.
-        assert_eq!(compare(&acked, "w-1\nw-2\nw-"), Verdict { acked: 3, lost: 1 });
+        assert_eq!(compare(&[11, 12, 13], "11\n12\n1"), Verdict { acked: 3, lost: 1 });
     }
 }
