@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 use tests_sim::{Failure, Mode, Opts, Stats, run};
 
+/// A sign of life after so many seeds.
+const PROGRESS_SEEDS: u64 = 1_000;
+
 /// Simulates two-server sites, one per seed, and checks every promise after every event.
 #[derive(Parser)]
 struct Args {
@@ -101,7 +104,12 @@ fn many(args: &Args, opts: Opts) -> ExitCode {
     let mut failures: Vec<Failure> = Vec::new();
     for seed in args.start..args.start + args.seeds {
         match run(seed, opts) {
-            Ok(stats) => sum.add(stats),
+            Ok(stats) => {
+                sum.add(stats);
+                if sum.seeds % PROGRESS_SEEDS == 0 && !args.json {
+                    eprintln!("{} seeds, {:.0} s", sum.seeds, started.elapsed().as_secs_f64());
+                }
+            }
             Err(failure) => {
                 eprintln!("seed {} at {} ms: {}", seed, failure.at_ms, failure.what);
                 failures.push(failure);
