@@ -31,7 +31,7 @@ use provisioning_protocol::peer::{PEER_CHUNK_PORT, Path};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Tunnels are brought to their plan again this often, whatever changed.
 const TUNNEL_PERIOD: Duration = Duration::from_secs(60);
@@ -70,7 +70,10 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         .filter(|kept| kept.site == record.site && kept.slot == record.slot);
     let (desired_in, desired) = watch::channel(kept);
 
-    let registry = Arc::new(Registry::open(paths.ready_vms()));
+    let registry = Arc::new(Registry::open(paths.ready_vms())?);
+    if let Some(kept) = &*desired.borrow() {
+        registry.want(kept.vms.iter().map(|vm| vm.name.clone()));
+    }
     let pair = start(PairParts {
         site: record.site.clone(),
         config: Config::new(slot, boot),
@@ -84,7 +87,13 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         reset,
     })
     .await?;
-    tokio::spawn(forward(desired.clone(), pair.inputs.clone(), hub.clone()));
+    tokio::spawn(forward(
+        desired.clone(),
+        pair.inputs.clone(),
+        hub.clone(),
+        registry.clone(),
+        pair.look.clone(),
+    ));
     tokio::spawn(tunnels(glue.network.clone(), tunnel, slot, desired.clone(), hub.clone()));
 
     let shelf = Shelf::default();
@@ -177,6 +186,8 @@ async fn forward(
     mut desired: watch::Receiver<Option<Desired>>,
     inputs: mpsc::Sender<Input>,
     hub: Arc<Hub>,
+    registry: Arc<Registry>,
+    look: Arc<Notify>,
 ) {
     loop {
         let now = desired.borrow_and_update().clone();
@@ -187,6 +198,8 @@ async fn forward(
                 weight: 1,
             });
             drop(inputs.send(Input::Desired(vms.collect())).await);
+            registry.want(now.vms.iter().map(|vm| vm.name.clone()));
+            look.notify_one();
             hub.update(|state| {
                 state.revision = now.revision;
                 state.vms.retain(|name, _| now.vms.iter().any(|vm| vm.name == *name));

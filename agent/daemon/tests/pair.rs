@@ -163,6 +163,7 @@ fn entry(slot: NodeSlot) -> VmEntry {
             secret: Secret("secret".into()),
         }],
         ready: false,
+        counted: false,
     }
 }
 
@@ -186,7 +187,7 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
     paths.create().unwrap();
     let hub =
         Arc::new(Hub::new(Fixed::default(), Causes::new(paths.causes(), &paths.cause_link())));
-    let registry = Arc::new(Registry::open(paths.ready_vms()));
+    let registry = Arc::new(Registry::open(paths.ready_vms()).unwrap());
     let glue = Glue {
         volumes: Arc::new(FakeVolumes::new(server.dir.path())),
         replication: Arc::new(server.replication.clone()),
@@ -237,23 +238,13 @@ fn wait(what: &str, agents: &[&Agent], mut done: impl FnMut() -> bool) {
             for agent in agents {
                 let status = agent.hub.server();
                 eprintln!("{:?}\n{:?}", status.pair, status.problems);
-                for event in agent.hub.read(|_| ()).into_events(&agent.hub) {
-                    eprintln!("  {event}");
+                for event in agent.hub.local().events {
+                    eprintln!("  {} {}", event.code, event.text);
                 }
             }
             panic!("{what} did not happen");
         }
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-trait IntoEvents {
-    fn into_events(self, hub: &Hub) -> Vec<String>;
-}
-
-impl IntoEvents for () {
-    fn into_events(self, hub: &Hub) -> Vec<String> {
-        hub.local().events.iter().map(|e| format!("{} {}", e.code, e.text)).collect()
     }
 }
 

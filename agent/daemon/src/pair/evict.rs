@@ -10,9 +10,10 @@ use hypervisor_glue::vms::Vms;
 use provisioning_protocol::ids::VmName;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 const STEP_LIMIT: Duration = Duration::from_secs(5);
+const KNOWN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Evicts; whether no QEMU of these VMs is left and their volumes are secondary.
 pub async fn evict(hands: &VolumeHands, vms: &Arc<dyn Vms>, names: &[VmName]) -> bool {
@@ -25,7 +26,11 @@ pub async fn evict(hands: &VolumeHands, vms: &Arc<dyn Vms>, names: &[VmName]) ->
 
 async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> bool {
     let replication = &hands.replication;
-    let specs = hands.registry.get(vm).map(|entry| entry.replicas).unwrap_or_default();
+    // Just after a restart of the agent the volumes may not have been looked up yet.
+    let Some(specs) = known(hands, vm).await else {
+        tracing::error!(%vm, "its volumes are not known");
+        return false;
+    };
     step("tap down", vm, vms.set_link(vm, false)).await;
     for spec in &specs {
         if !step("detach", vm, replication.detach_forced(spec.number)).await {
@@ -48,6 +53,19 @@ async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> bool {
         rejoin(hands, spec).await;
     }
     true
+}
+
+async fn known(hands: &VolumeHands, vm: &VmName) -> Option<Vec<ReplicaSpec>> {
+    let end = Instant::now() + KNOWN_LIMIT;
+    loop {
+        if let Some(entry) = hands.registry.get(vm) {
+            return Some(entry.replicas);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn rejoin(hands: &VolumeHands, spec: &ReplicaSpec) {

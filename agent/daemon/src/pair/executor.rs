@@ -15,7 +15,7 @@ use crate::vms::watch::Watch;
 use agent_core::{DurableState, Effect, Input, VmRun};
 use async_trait::async_trait;
 use hypervisor_glue::network::Network;
-use hypervisor_glue::vms::{Accel, Vms};
+use hypervisor_glue::vms::{Accel, VmState, Vms};
 use provisioning_protocol::ids::{NodeSlot, SiteName, VmName};
 use provisioning_protocol::peer::Path;
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
@@ -274,8 +274,18 @@ async fn start(parts: Arc<Parts>, vm: VmName) {
                 object,
                 Some(format!("VM {vm} cannot be started: {text}")),
             );
-            parts.watch.set(&vm, VmRun::Failed, false).await;
+            let run = run_of(&parts, &vm).await;
+            parts.watch.set(&vm, run, false).await;
         }
+    }
+}
+
+/// After a failure: what there is. Not knowing counts as running; the watch will see.
+async fn run_of(parts: &Parts, vm: &VmName) -> VmRun {
+    match parts.vms.state(vm).await {
+        Ok(VmState::Absent) => VmRun::Failed,
+        Ok(VmState::Stopped(_)) => VmRun::Paused,
+        Ok(VmState::Running | VmState::Silent) | Err(_) => VmRun::Running,
     }
 }
 
@@ -285,8 +295,14 @@ async fn stop(parts: Arc<Parts>, vm: VmName) {
             parts.hub.event("vm_stopped", format!("{vm} stopped ({outcome:?})"));
             parts.watch.set(&vm, VmRun::Stopped, false).await;
         }
-        // No answer: the core must not believe that it is gone.
-        Err(err) => tracing::error!(%vm, error = error_chain(&err), "VM not stopped"),
+        Err(err) => {
+            tracing::error!(%vm, error = error_chain(&err), "VM not stopped, killing it");
+            match parts.vms.kill(&vm).await {
+                Ok(()) => parts.watch.set(&vm, VmRun::Stopped, false).await,
+                // The core must not believe that it is gone.
+                Err(err) => tracing::error!(%vm, error = error_chain(&err), "VM not killed"),
+            }
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 /// Most helpers at once: one for each volume, and room for the informing kind.
 const HELPERS_MAX: usize = 512;
 const LINE_BYTES_MAX: u64 = 4096;
+const OWNER_RETRY: Duration = Duration::from_millis(100);
 const LINE_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize)]
@@ -121,12 +122,27 @@ impl Helpers {
             self.informed(&ask);
             return write.write_all(b"{\"exit\":0}\n").await;
         }
-        let Some(vm) = self.registry.owner(&ask.resource) else {
-            // Not ours (yet): undecided keeps the volume frozen.
-            tracing::warn!(resource = ask.resource, "fence-peer for an unknown resource");
-            return write.write_all(b"{\"exit\":1}\n").await;
-        };
-        self.fence(&ask.resource, vm, read.into_inner().into_inner(), write).await
+        let mut read = read.into_inner().into_inner();
+        let Some(vm) = self.owner(&ask.resource, &mut read).await else { return Ok(()) };
+        self.fence(&ask.resource, vm, read, write).await
+    }
+
+    /// The VM of a resource. Just after a start of the agent it may not be known yet: the helper
+    /// waits, for an "undecided" would not be asked again. `None` if the helper goes away.
+    async fn owner<R>(&self, resource: &str, read: &mut R) -> Option<VmName>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+    {
+        let mut end = [0u8; 1];
+        loop {
+            if let Some(vm) = self.registry.owner(resource) {
+                return Some(vm);
+            }
+            tracing::debug!(resource, "fence-peer for a resource not known yet");
+            if timeout(OWNER_RETRY, read.read(&mut end)).await.is_ok() {
+                return None;
+            }
+        }
     }
 
     fn informed(&self, ask: &Ask) {

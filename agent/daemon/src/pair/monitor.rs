@@ -5,7 +5,7 @@ use super::summary::summary;
 use crate::hq::client::error_chain;
 use crate::status::{Concern, Hub};
 use crate::vms::registry::{Registry, VmEntry};
-use agent_core::{Disk, Input, LinkSummary};
+use agent_core::{Input, LinkSummary};
 use hypervisor_glue::replication::{
     DiskState, LinkState, ReplicaEvent, ReplicaStatus, Replication,
 };
@@ -22,7 +22,7 @@ const PERIOD_BUSY: Duration = Duration::from_millis(500);
 /// Volumes that exist may take this long to be attached after a start of the agent; then they
 /// count as lost. Until then the core is told nothing: without volumes it would take itself for
 /// a server that has none.
-const ATTACH_LIMIT: Duration = Duration::from_secs(15);
+const ATTACH_LIMIT: Duration = Duration::from_secs(60);
 
 /// The monitor.
 pub struct Monitor {
@@ -45,6 +45,12 @@ pub struct Monitor {
 impl Monitor {
     /// Runs until the core is gone.
     pub async fn run(self) {
+        while let Err(err) = self.replication.load().await {
+            let words = format!("Replication is not available: {}", error_chain(&err));
+            self.hub.problem(Concern::Disks, "drbd", Some(words));
+            tokio::time::sleep(PERIOD_CALM).await;
+        }
+        self.hub.problem(Concern::Disks, "drbd", None);
         let mut events = None;
         let mut last: Option<LinkSummary> = None;
         let started = Instant::now();
@@ -91,13 +97,8 @@ impl Monitor {
     }
 
     async fn tell(&self, statuses: &[ReplicaStatus], last: &mut Option<LinkSummary>) {
-        let counted: Vec<u32> =
-            self.registry.all().iter().filter(|entry| entry.ready).flat_map(numbers).collect();
+        let counted = self.registry.counted();
         let mut line = summary(&counted, statuses, self.split_brain.load(Ordering::Relaxed));
-        if self.registry.awaited() > 0 {
-            line = LinkSummary { volumes: line.volumes + 1, mine: Disk::Diskless, ..line };
-            line.connected = false;
-        }
         if line.connected && line.split_brain {
             self.split_brain.store(false, Ordering::Relaxed);
             line.split_brain = false;
@@ -132,7 +133,8 @@ impl Monitor {
             if of.len() != entry.replicas.len() {
                 continue;
             }
-            if self.slot == NodeSlot::A {
+            // Volumes that were in sync before are never declared equal again.
+            if self.slot == NodeSlot::A && !entry.counted {
                 self.skip_first_sync(&entry, &of).await;
             }
             let in_sync = |status: &&ReplicaStatus| {

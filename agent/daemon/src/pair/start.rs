@@ -76,7 +76,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     let watch = Watch::new(glue.vms.clone(), registry.clone(), hub.clone(), inputs.clone());
     let facts = BootFacts {
         durable: durable(payload),
-        vms: watch.adopt().await,
+        vms: watch.adopt().await.context("VMs running here")?,
         path: glue.network.replication_path(slot).await.ok().flatten().unwrap_or(Path::Cable),
     };
     let helpers = Helpers::new(registry.clone(), glue.replication.clone(), inputs.clone());

@@ -24,7 +24,7 @@ pub struct VolumeHands {
 
 impl VolumeHands {
     fn ready(&self) -> Vec<ReplicaSpec> {
-        let entries = self.registry.all().into_iter().filter(|entry| entry.ready);
+        let entries = self.registry.all().into_iter().filter(|entry| entry.counted);
         entries.flat_map(|entry| entry.replicas).collect()
     }
 

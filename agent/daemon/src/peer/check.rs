@@ -73,11 +73,8 @@ impl Checker {
 
     fn order(&mut self, boot: u64, seq: u64) -> Result<(), Drop> {
         match self.newest {
-            Some((now, newest)) if now == boot => {
-                if seq <= newest {
-                    return Err(Drop::Late);
-                }
-            }
+            Some((now, newest)) if now == boot && seq <= newest => return Err(Drop::Late),
+            Some((now, _)) if now == boot => {}
             Some((old, _)) => {
                 if self.retired.contains(&boot) {
                     return Err(Drop::Late);

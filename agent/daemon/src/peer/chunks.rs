@@ -76,7 +76,6 @@ impl Shelf {
     }
 
     /// The HTTP service.
-    #[must_use]
     pub fn routes(&self) -> Router {
         Router::new()
             .route(

@@ -142,13 +142,16 @@ impl Hub {
     }
 
     /// Sets or clears one object's problems.
-    pub fn problems(&self, concern: Concern, object: &str, words: Vec<String>) {
+    /// Tells whether something changed.
+    pub fn problems(&self, concern: Concern, object: &str, words: Vec<String>) -> bool {
         if let Some(first) = words.first() {
             tracing::debug!(?concern, object, first, "problem");
         }
-        if self.lock().problems.set(concern, object, words) {
+        let changed = self.lock().problems.set(concern, object, words);
+        if changed {
             self.tell();
         }
+        changed
     }
 
     /// Notes an event: journal, console, HQ, and the causes file.

@@ -49,7 +49,7 @@ impl PeerShelf {
     async fn chunk(&self, hash: &ChunkHash, max: usize) -> Result<Bytes, SourceError> {
         let mut last = missing();
         for base in &self.bases {
-            match self.from_base(base, hash, max).await {
+            match self.ask_base(base, hash, max).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(err) => last = err,
             }
@@ -57,7 +57,7 @@ impl PeerShelf {
         Err(last)
     }
 
-    async fn from_base(
+    async fn ask_base(
         &self,
         base: &str,
         hash: &ChunkHash,

@@ -56,7 +56,10 @@ async fn once(volumes: &Arc<dyn Volumes>, hub: &Hub) -> Result<bool, GlueError> 
 }
 
 fn show(hub: &Hub, reports: &[DiskReport]) {
-    hub.problems(Concern::Disks, "left", reports.iter().filter_map(complaint).collect());
+    let refused: Vec<String> = reports.iter().filter_map(complaint).collect();
+    if hub.problems(Concern::Disks, "left", refused.clone()) {
+        refused.into_iter().for_each(|words| hub.event("disk_refused", words));
+    }
     hub.update(|state| state.disks = reports.iter().map(DiskReport::line).collect());
 }
 

@@ -156,6 +156,7 @@ impl Provisioner {
             vm: spec,
             replicas,
             ready: false,
+            counted: false,
         };
         let ready = self.registry.put(entry, fresh)?;
         if ready {

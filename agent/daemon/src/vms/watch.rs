@@ -6,6 +6,7 @@ use super::probe;
 use super::registry::{Registry, VmEntry};
 use crate::status::Hub;
 use agent_core::{Input, VmRun};
+use hypervisor_glue::GlueError;
 use hypervisor_glue::vms::{VmState, Vms};
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::report::VmPhase;
@@ -47,9 +48,12 @@ impl Watch {
     }
 
     /// VMs that run already: an earlier agent started them.
-    pub async fn adopt(&self) -> Vec<(VmName, VmRun)> {
+    ///
+    /// # Errors
+    /// [`GlueError`] if they cannot be listed: not knowing must not pass for none.
+    pub async fn adopt(&self) -> Result<Vec<(VmName, VmRun)>, GlueError> {
         let mut found = Vec::new();
-        for vm in self.vms.running().await.unwrap_or_default() {
+        for vm in self.vms.running().await? {
             let run = match self.vms.state(&vm.name).await {
                 Ok(VmState::Stopped(_)) => VmRun::Paused,
                 Ok(VmState::Absent) => continue,
@@ -60,7 +64,7 @@ impl Watch {
             self.put(&vm.name, run, false);
             found.push((vm.name, run));
         }
-        found
+        Ok(found)
     }
 
     fn put(&self, vm: &VmName, run: VmRun, moving: bool) -> bool {
