@@ -10,6 +10,10 @@ use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
 /// A record this far above our epoch is nonsense, not news.
 const EPOCH_AHEAD_MAX: u64 = 1_000_000;
 
+/// Pause after a refused swap, and after further ones in a row.
+const REFUSED_MS: u64 = 200;
+const REFUSED_AGAIN_MS: u64 = 2_000;
+
 /// Why the witness is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Question {
@@ -50,6 +54,7 @@ pub(crate) struct WitnessView {
     answered_at: Option<Millis>,
     failed_at: Option<Millis>,
     quiet_until: Millis,
+    refusals: u32,
     /// A grant that waits to be made durable.
     pub grant: Option<Grant>,
 }
@@ -65,6 +70,7 @@ impl WitnessView {
             answered_at: None,
             failed_at: None,
             quiet_until: Millis(0),
+            refusals: 0,
             grant: None,
         }
     }
@@ -166,8 +172,13 @@ impl WitnessView {
             let mark = WitnessMark::of(&answer.record);
             self.grant = Some(Grant { base: *base, epoch: swap.epoch, mark });
         }
-        if !answer.granted {
-            self.quiet_until = Millis(now.0 + 200);
+        if answer.granted {
+            self.refusals = 0;
+        } else if asked.swap.is_some() {
+            // The first refusal mostly means that the record has moved: ask anew at once.
+            let wait = if self.refusals == 0 { REFUSED_MS } else { REFUSED_AGAIN_MS };
+            self.refusals = self.refusals.saturating_add(1);
+            self.quiet_until = Millis(now.0 + wait);
         }
         self.record = Some(answer.record);
         true

@@ -284,3 +284,19 @@ fn the_stored_form_can_be_read_back() {
     assert_eq!(serde_json::from_str::<DurableState>(&text).expect("read back"), state);
     assert!(serde_json::from_str::<DurableState>(&text.replace("\"solo\"", "\"alone\"")).is_err());
 }
+
+#[test]
+fn a_witness_that_refuses_is_not_asked_in_a_rush() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let mut swap = claim(&mut rig);
+    let mut asked = 0;
+    for _ in 0..100 {
+        rig.answer(swap.request_id, false, record());
+        rig.wait(100);
+        for next in rig.swaps() {
+            asked += 1;
+            swap = next;
+        }
+    }
+    assert!((2..=8).contains(&asked), "asked {asked} times in 10 s");
+}
