@@ -25,7 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-const ADDRESS_PERIOD: Duration = Duration::from_secs(3);
+const ADDRESS_PERIOD: Duration = Duration::from_secs(10);
+const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 /// A pair loop that has not ticked for this long is not alive.
 const LOOP_MS_MAX: u64 = 3000;
 
@@ -164,9 +165,11 @@ async fn enrol(
 }
 
 async fn addresses(network: Arc<dyn Network>, hub: Arc<Hub>) {
+    let mut period = ADDRESS_RETRY;
     loop {
         match network.lan_addresses().await {
             Ok(found) => {
+                period = if found.is_empty() { ADDRESS_RETRY } else { ADDRESS_PERIOD };
                 let found: Vec<String> = found.iter().take(4).map(ToString::to_string).collect();
                 let words = "No address on the LAN yet: check the LAN cable and the DHCP server";
                 hub.problem(Concern::Network, "lan", found.is_empty().then(|| words.to_owned()));
@@ -176,7 +179,7 @@ async fn addresses(network: Arc<dyn Network>, hub: Arc<Hub>) {
             }
             Err(err) => tracing::debug!(error = error_chain(&err), "LAN addresses unknown"),
         }
-        tokio::time::sleep(ADDRESS_PERIOD).await;
+        tokio::time::sleep(period).await;
     }
 }
 

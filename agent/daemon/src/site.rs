@@ -34,7 +34,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Tunnels are brought to their plan again this often, whatever changed.
-const TUNNEL_PERIOD: Duration = Duration::from_secs(60);
+const TUNNEL_PERIOD: Duration = Duration::from_secs(300);
 
 /// What an enrolled server starts with.
 pub struct SiteParts {
@@ -222,7 +222,8 @@ async fn tunnels(
     let mut backoff = Backoff::capped(10);
     loop {
         let plan = desired.borrow_and_update().as_ref().and_then(|now| plan(now, &keys));
-        let wait = match configure(&*network, slot, plan.as_ref()).await {
+        let path = hub.read(|state| state.pair.as_ref().map_or(Path::Cable, |p| p.replication));
+        let wait = match configure(&*network, slot, plan.as_ref(), path).await {
             Ok(()) => {
                 backoff.reset();
                 hub.problem(Concern::Network, "tunnels", None);
@@ -243,11 +244,15 @@ async fn configure(
     network: &dyn Network,
     slot: NodeSlot,
     plan: Option<&TunnelPlan>,
+    path: Path,
 ) -> hypervisor_glue::Result<()> {
     network.configure(Some(slot)).await?;
-    match plan {
-        Some(plan) => network.tunnels(plan).await,
-        None => Ok(()),
+    let Some(plan) = plan else { return Ok(()) };
+    network.tunnels(plan).await?;
+    // The core's orders to switch come to nothing while there are no tunnels.
+    match network.replication_path(slot).await? {
+        Some(_) => Ok(()),
+        None => network.route_replication(slot, path).await,
     }
 }
 

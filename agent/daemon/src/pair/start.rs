@@ -15,10 +15,11 @@ use crate::run::{Glue, Pulse};
 use crate::status::{Concern, Hub};
 use crate::vms::registry::Registry;
 use crate::vms::watch::Watch;
-use agent_core::{BootFacts, Config, Core, Input};
+use agent_core::{BootFacts, Config, Core, Input, VmRun};
 use anyhow::Context as _;
+use hypervisor_glue::replication::{Replication, Role};
 use hypervisor_glue::vms::{Accel, Vms};
-use provisioning_protocol::ids::SiteName;
+use provisioning_protocol::ids::{SiteName, VmName};
 use provisioning_protocol::peer::Path;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
@@ -74,9 +75,11 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let look = Arc::new(Notify::new());
     let watch = Watch::new(glue.vms.clone(), registry.clone(), hub.clone(), inputs.clone());
+    let mut vms = watch.adopt().await.context("VMs running here")?;
+    left_primary(&*glue.replication, &registry, &mut vms).await;
     let facts = BootFacts {
         durable: durable(payload),
-        vms: watch.adopt().await.context("VMs running here")?,
+        vms,
         path: glue.network.replication_path(slot).await.ok().flatten().unwrap_or(Path::Cable),
     };
     let helpers = Helpers::new(registry.clone(), glue.replication.clone(), inputs.clone());
@@ -116,6 +119,24 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     };
     tokio::spawn(monitor.run());
     Ok(Pair { inputs, look, engine })
+}
+
+/// VMs without a QEMU whose volumes an earlier agent left primary.
+async fn left_primary(
+    replication: &dyn Replication,
+    registry: &Registry,
+    vms: &mut Vec<(VmName, VmRun)>,
+) {
+    // Before the kernel module is loaded there is no status, and nothing is primary.
+    let statuses = replication.status().await.unwrap_or_default();
+    for status in statuses.iter().filter(|status| status.role == Role::Primary) {
+        match registry.owner_of(status.number) {
+            Some(vm) if vms.iter().all(|(name, _)| *name != vm) => {
+                vms.push((vm, VmRun::Stopped));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Finds out how guests run, while everything else starts.

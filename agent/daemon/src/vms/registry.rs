@@ -141,6 +141,14 @@ impl Registry {
         kept.filter(|name| !inner.entries.contains_key(*name)).count()
     }
 
+    /// The VM a volume number belongs to, of those that count.
+    #[must_use]
+    pub fn owner_of(&self, number: u32) -> Option<VmName> {
+        let inner = self.lock();
+        let mut kept = inner.kept.iter();
+        kept.find(|(_, kept)| kept.numbers.contains(&number)).map(|(name, _)| name.clone())
+    }
+
     /// One VM.
     #[must_use]
     pub fn get(&self, name: &VmName) -> Option<VmEntry> {
