@@ -34,6 +34,8 @@ pub struct Identity {
     pub device_id: String,
     /// SHA-256 of its key, hex.
     pub key_hash: String,
+    /// Whether the certificate had ended when the connection began.
+    pub ended: bool,
 }
 
 /// A server that HQ knows and lets speak.
@@ -53,24 +55,45 @@ impl FromRequestParts<App> for Agent {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Answer<Self> {
-        let identity = peer(parts)?.identity.ok_or_else(|| {
-            let detail = "this address needs the client certificate got at enrolment";
-            Failure::new(StatusCode::UNAUTHORIZED, "no_certificate", "Who are you?", detail)
-        })?;
-        let device = crate::db::devices::by_key(app.db.reader(), &identity.key_hash).await?;
-        match device {
-            Some(d) if d.device_id != identity.device_id => {
-                Err(Failure::forbidden("unknown_device", "the certificate and its key differ"))
-            }
-            Some(d) if d.active => Ok(Self {
-                device_id: d.device_id,
-                key_hash: d.key_hash,
-                site: d.site,
-                slot: d.slot,
-            }),
-            Some(_) => Err(Failure::forbidden("blocked", "this server was taken out of service")),
-            None => Err(Failure::forbidden("unknown_device", "HQ does not know this server")),
+        let identity = shown(parts)?;
+        if identity.ended {
+            let detail = "the certificate has ended; renew it at /.well-known/est/simplereenroll";
+            let status = StatusCode::UNAUTHORIZED;
+            return Err(Failure::new(status, "ended_certificate", "Certificate ended", detail));
         }
+        known(app, &identity).await
+    }
+}
+
+/// A server whose certificate may have ended: good for its renewal and nothing else.
+#[derive(Debug, Clone)]
+pub struct Renewing(pub Agent);
+
+impl FromRequestParts<App> for Renewing {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Answer<Self> {
+        known(app, &*shown(parts)?).await.map(Self)
+    }
+}
+
+fn shown(parts: &Parts) -> Answer<Arc<Identity>> {
+    peer(parts)?.identity.ok_or_else(|| {
+        let detail = "this address needs the client certificate got at enrolment";
+        Failure::new(StatusCode::UNAUTHORIZED, "no_certificate", "Who are you?", detail)
+    })
+}
+
+async fn known(app: &App, identity: &Identity) -> Answer<Agent> {
+    match crate::db::devices::by_key(app.db.reader(), &identity.key_hash).await? {
+        Some(d) if d.device_id != identity.device_id => {
+            Err(Failure::forbidden("unknown_device", "the certificate and its key differ"))
+        }
+        Some(d) if d.active => {
+            Ok(Agent { device_id: d.device_id, key_hash: d.key_hash, site: d.site, slot: d.slot })
+        }
+        Some(_) => Err(Failure::forbidden("blocked", "this server was taken out of service")),
+        None => Err(Failure::forbidden("unknown_device", "HQ does not know this server")),
     }
 }
 

@@ -24,3 +24,4 @@ pub mod pki;
 pub mod problem;
 pub mod serve;
 pub mod tls;
+pub mod tls_verify;

@@ -93,6 +93,7 @@ async fn run(folder: &Folder, listen: SocketAddr) -> anyhow::Result<()> {
         .with_context(|| format!("{listen} cannot be listened on"))?;
     // The one line on standard output: scripts wait for it and read the port.
     println!("listening on https://{}", listener.local_addr()?);
+    tracing::info!(address = %listener.local_addr()?, dir = %folder.root().display(), "serving");
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = async {
         tokio::select! {

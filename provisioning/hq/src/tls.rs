@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The TLS side: handshakes in tasks of their own, client certificates wanted but optional.
 //!
-//! A denial is answered by the application, never by dropping TLS, so that a server can show the
-//! reason on its console. A certificate that is shown must be one of ours and in date.
+//! A denial is answered by the application, not by dropping TLS, so that a server can show the
+//! reason on its console. A certificate that is shown must be one of ours.
 
 use crate::app::App;
 use crate::http::{Identity, Peer};
 use crate::problem::chain;
+use crate::tls_verify::{Patient, not_after_s};
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -52,8 +53,9 @@ pub fn config(
         WebPkiClientVerifier::builder(Arc::new(anchors)).allow_unauthenticated().build()?;
     let certs = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())?;
-    let mut config =
-        ServerConfig::builder().with_client_cert_verifier(clients).with_single_cert(certs, key)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(Arc::new(Patient(clients)))
+        .with_single_cert(certs, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -62,9 +64,7 @@ pub fn config(
 #[must_use]
 pub fn seconds_left(chain_pem: &str, now_s: u64) -> Option<u64> {
     let der = CertificateDer::from_pem_slice(chain_pem.as_bytes()).ok()?;
-    let (_, cert) = x509_parser::parse_x509_certificate(&der).ok()?;
-    let end = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
-    Some(end.saturating_sub(now_s))
+    Some(not_after_s(&der)?.saturating_sub(now_s))
 }
 
 /// Accepts until `stop` ends, then lets connections finish for a moment.
@@ -97,8 +97,9 @@ pub async fn serve(
             continue;
         };
         let (acceptor, routes, watcher) = (acceptor.clone(), routes.clone(), graceful.watcher());
+        let now_s = app.clock.now_s();
         tokio::spawn(async move {
-            connection(stream, address, &acceptor, routes, watcher).await;
+            connection(stream, address, &acceptor, routes, watcher, now_s).await;
             drop(place);
         });
     }
@@ -117,6 +118,7 @@ async fn connection(
     acceptor: &TlsAcceptor,
     routes: Router,
     watcher: hyper_util::server::graceful::Watcher,
+    now_s: u64,
 ) {
     // Latency of small answers matters more than packet count.
     let _ = stream.set_nodelay(true);
@@ -132,7 +134,7 @@ async fn connection(
         }
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|certs| certs.first());
-    let identity = certificate.and_then(|cert| identity(cert)).map(Arc::new);
+    let identity = certificate.and_then(|cert| identity(cert, now_s)).map(Arc::new);
     let peer = Peer { source: address.ip().to_canonical(), identity };
     let service = routes.map_request(move |mut request: axum::http::Request<_>| {
         request.extensions_mut().insert(peer.clone());
@@ -158,14 +160,18 @@ fn builder() -> Builder<TokioExecutor> {
 }
 
 /// What a certificate that rustls verified says of its holder.
-fn identity(cert: &CertificateDer<'_>) -> Option<Identity> {
-    let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
+fn identity(der: &CertificateDer<'_>, now_s: u64) -> Option<Identity> {
+    let (_, cert) = x509_parser::parse_x509_certificate(der).ok()?;
     let names = cert.subject_alternative_name().ok()??;
     let device_id = names.value.general_names.iter().find_map(|name| match name {
         x509_parser::extensions::GeneralName::URI(uri) => uri.strip_prefix("urn:uuid:"),
         _ => None,
     })?;
-    Some(Identity { device_id: device_id.to_owned(), key_hash: key_hash(cert.public_key().raw) })
+    Some(Identity {
+        device_id: device_id.to_owned(),
+        key_hash: key_hash(cert.public_key().raw),
+        ended: not_after_s(der).is_none_or(|end| end < now_s),
+    })
 }
 
 /// How keys are named in the database: SHA-256 of the SPKI, hex.

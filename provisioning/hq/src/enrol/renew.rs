@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! M5: a server renews its certificate over mutual TLS, for the key it has.
+//! M5: a server renews its certificate over mutual TLS, for the key it has. Also one that was cut
+//! off for so long that its certificate ended, up to a year ago.
 
 use super::certificate::{PKCS10, answer, bad_csr, pem_to_der};
 use crate::app::App;
 use crate::csr;
 use crate::db::devices;
-use crate::http::{Agent, demand_type, read_body};
+use crate::http::{Renewing, demand_type, read_body};
 use crate::pki;
 use crate::problem::{Answer, Failure};
 use crate::tls::key_hash;
@@ -17,7 +18,7 @@ use provisioning_protocol::enrol::ENROL_BYTES_MAX;
 
 pub(super) async fn renew(
     State(app): State<App>,
-    agent: Agent,
+    Renewing(agent): Renewing,
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {

@@ -66,18 +66,48 @@ async fn a_client_refuses_an_hq_of_another_ca() {
     assert!(text.contains("UnknownIssuer"), "{text}");
 }
 
-#[tokio::test]
-async fn an_expired_certificate_is_refused_and_hq_says_so_by_tls() {
-    // Certificates are checked against the machine's clock, which a test cannot move; so the
-    // certificate is made 200 days ago instead.
-    let (hq, codes) = Hq::with_site().await;
-    hq.clock.shift_ms(-200 * 24 * 3600 * 1000);
+/// Certificates are checked against the machine's clock, which a test cannot move; so the
+/// certificate is made this many days ago instead.
+async fn enrolled_ago(hq: &Hq, code: &str, days: i64) -> Server {
+    hq.clock.shift_ms(-days * 24 * 3600 * 1000);
     let mut server = Server::new("serial-a");
-    server.enrol(&hq, &codes.codes[&NodeSlot::A]).await;
-    hq.clock.shift_ms(200 * 24 * 3600 * 1000);
-    let error = server.client(&hq).get(hq.url("/v1/agent/desired")).send().await.expect_err("no");
+    server.enrol(hq, code).await;
+    hq.clock.shift_ms(days * 24 * 3600 * 1000);
+    server
+}
+
+#[tokio::test]
+async fn an_ended_certificate_opens_its_renewal_and_nothing_else() {
+    let (hq, codes) = Hq::with_site().await;
+    let mut server = enrolled_ago(&hq, &codes.codes[&NodeSlot::A], 200).await;
+    for path in ["/v1/agent/desired", "/v1/agent/witness", "/catalogue/metadata/timestamp.json"] {
+        let answer = server.client(&hq).get(hq.url(path)).send().await.expect("answer");
+        problem(answer, 401, "ended_certificate").await;
+    }
+    let report = server.report(status(), Vec::new());
+    problem(server.send(&hq, &report).await, 401, "ended_certificate").await;
+    let renew = server.client(&hq).post(hq.url("/.well-known/est/simplereenroll"));
+    let renew = renew.header("content-type", "application/pkcs10").body(server.csr());
+    let answer = renew.send().await.expect("answer");
+    assert_eq!(answer.status(), 200);
+    server.cert = Some(crate::support::first_cert(&answer.text().await.expect("body")));
+    assert_eq!(server.send(&hq, &report).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_certificate_that_ended_more_than_a_year_ago_or_is_blocked_opens_nothing() {
+    let (hq, codes) = Hq::with_site().await;
+    let old = enrolled_ago(&hq, &codes.codes[&NodeSlot::A], 90 + 366).await;
+    let error = old.client(&hq).get(hq.url("/v1/agent/desired")).send().await.expect_err("no");
     let text = provisioning_hq::problem::chain(&error);
     assert!(text.contains("CertificateExpired"), "{text}");
+    let (hq, codes) = Hq::with_site().await;
+    let blocked = enrolled_ago(&hq, &codes.codes[&NodeSlot::A], 100).await;
+    let gone = hq.operator(Method::DELETE, "/v1/sites/kassel/servers/A", &json!({})).await;
+    assert_eq!(gone.status(), 204);
+    let renew = blocked.client(&hq).post(hq.url("/.well-known/est/simplereenroll"));
+    let renew = renew.header("content-type", "application/pkcs10").body(blocked.csr());
+    problem(renew.send().await.expect("answer"), 403, "blocked").await;
 }
 
 #[tokio::test]

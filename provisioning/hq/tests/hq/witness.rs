@@ -95,3 +95,37 @@ async fn the_operator_sees_the_record() {
     let seen = hq.operator_get("/v1/sites/kassel/witness").await;
     assert_eq!((seen["epoch"].as_u64(), seen["winner"].is_null()), (Some(4), true));
 }
+
+#[tokio::test]
+async fn a_grant_outlives_hq_killed_right_after_its_answer() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let (hq, codes) = Hq::with_site().await;
+    let [a, b] = hq.enrol_pair(&codes).await;
+    assert!(swap(&hq, &a, &publish(NodeSlot::A, 1)).await.granted);
+    for round in 0..3_u64 {
+        let at = round + 1;
+        let mut served = Command::new(env!("CARGO_BIN_EXE_forecourt-hq"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
+            .arg(hq.folder().root())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("forecourt-hq runs");
+        let mut line = String::new();
+        let out = served.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        let url = line.trim().strip_prefix("listening on ").expect("its address").to_owned();
+        let claim = claim(NodeSlot::A, at, 50 + at);
+        let request = a.client(&hq).post(format!("{url}/v1/agent/witness")).json(&claim);
+        let answer: WitnessAnswer =
+            request.send().await.expect("HQ answers").json().await.expect("an answer");
+        served.kill().expect("killed");
+        served.wait().expect("waited");
+        assert!(answer.granted, "round {round}: {answer:?}");
+        // The HQ of this process reads the same files.
+        let now = record(&hq, &b).await;
+        assert_eq!((now.winner, now.epoch), (Some(NodeSlot::A), Epoch(at + 1)));
+        assert!(!swap(&hq, &b, &super::witness::claim(NodeSlot::B, at + 1, 70 + at)).await.granted);
+    }
+}
