@@ -8,8 +8,10 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Where udev links the stick.
-const BY_LABEL: &str = "/dev/disk/by-label/FORECOURT";
+/// How udev's database names a stick.
+const LABELLED: &str = "E:ID_FS_LABEL=FORECOURT";
+/// Most devices looked at.
+const DEVICES_MAX: usize = 8;
 const CLAIM_BYTES_MAX: u64 = 4 * 1024;
 const OWNER_BYTES_MAX: u64 = 256 * 1024;
 const URLS_MAX: usize = 8;
@@ -53,15 +55,44 @@ pub enum StickError {
     Owner(String),
 }
 
-/// Mounts the stick, reads both files and unmounts it again.
+/// Looks at every file system labelled FORECOURT: mounts it, reads both files, unmounts it. The
+/// first that is complete is the stick; else the error is of the last that was tried.
 ///
 /// # Errors
 /// [`StickError`].
 pub fn read_stick(mount_point: &Path) -> Result<Stick, StickError> {
-    let device = Path::new(BY_LABEL);
-    if !device.exists() {
-        return Err(StickError::Absent);
+    let mut last = StickError::Absent;
+    for device in labelled(Path::new("/run/udev/data"), Path::new("/sys/dev/block")) {
+        match read_device(&device, mount_point) {
+            Ok(stick) => return Ok(stick),
+            Err(err) => last = err,
+        }
     }
+    Err(last)
+}
+
+/// Devices whose file system udev found to be labelled FORECOURT. (`/dev/disk/by-label` would
+/// name only one of them.)
+fn labelled(udev_data: &Path, sys_block: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(udev_data).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(number) = name.strip_prefix('b') else { continue };
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        if !text.lines().any(|line| line == LABELLED) {
+            continue;
+        }
+        let device = std::fs::read_link(sys_block.join(number)).ok();
+        if let Some(kernel_name) = device.as_deref().and_then(Path::file_name) {
+            found.push(Path::new("/dev").join(kernel_name));
+        }
+    }
+    found.sort();
+    found.truncate(DEVICES_MAX);
+    found
+}
+
+fn read_device(device: &Path, mount_point: &Path) -> Result<Stick, StickError> {
     let failed = |source| StickError::Mount { device: device.to_owned(), source };
     std::fs::create_dir_all(mount_point).map_err(failed)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -139,6 +170,25 @@ mod tests {
         let code = ClaimCode::from_random(&[5; 15]);
         let text = format!("\r\n {} \r\n", code.grouped().to_lowercase());
         assert_eq!(stick(&text, &owner()).unwrap().claim, code);
+    }
+
+    #[test]
+    fn every_device_with_the_label_is_found_not_only_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (udev, sys) = (dir.path().join("data"), dir.path().join("block"));
+        std::fs::create_dir_all(&udev).unwrap();
+        std::fs::create_dir_all(&sys).unwrap();
+        let devices =
+            [("252:16", "vdb", "FORECOURT"), ("8:0", "sda", "FORECOURT"), ("8:16", "sdb", "OTHER")];
+        for (number, name, label) in devices {
+            let text = format!("S:disk/x\nE:ID_FS_TYPE=vfat\nE:ID_FS_LABEL={label}\n");
+            std::fs::write(udev.join(format!("b{number}")), text).unwrap();
+            let target = format!("../../devices/x/block/{name}");
+            std::os::unix::fs::symlink(target, sys.join(number)).unwrap();
+        }
+        std::fs::write(udev.join("c1:3"), "E:ID_FS_LABEL=FORECOURT\n").unwrap();
+        let expected = [PathBuf::from("/dev/sda"), PathBuf::from("/dev/vdb")];
+        assert_eq!(labelled(&udev, &sys), expected);
     }
 
     #[test]
