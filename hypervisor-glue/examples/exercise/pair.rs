@@ -184,7 +184,7 @@ impl Node {
         self.evict_and_rejoin().await?;
         step("primary once more", self.replication.primary(NUMBER, PRIMARY_LIMIT)).await?;
         ensure!(self.read(3)? == 0x11 && self.read(5)? == 0x55, "data lost");
-        ensure!(self.read(6)? != 0x66, "a write that failed is there");
+        ensure!(self.read(6)? == 0x77, "not what the winner wrote");
         step("secondary", self.replication.secondary(NUMBER)).await?;
         self.order("takeover").await?;
         self.order("end").await?;
@@ -235,6 +235,7 @@ impl Node {
     async fn evict_and_rejoin(&mut self) -> anyhow::Result<()> {
         while self.agent.asked.try_recv().is_ok() {}
         self.agent.answer.send_replace(None);
+        self.order("win").await?;
         sh("ip link set eth1 down; ip link set eth0 down").await?;
         let frozen = self.write(6, 0x66);
         self.reaches("frozen", 10, |s| s.frozen).await?;
@@ -253,8 +254,10 @@ impl Node {
         sh("ip link set eth1 up; ip link set eth0 up").await?;
         step("attach", r.attach(&self.spec)).await?;
         step("connect", r.connect(&self.spec)).await?;
-        self.reaches("rejoined", 60, |s| {
-            s.link == LinkState::Connected && s.disk == DiskState::UpToDate
+        self.reaches("rejoined, and B let go", 60, |s| {
+            s.link == LinkState::Connected
+                && s.disk == DiskState::UpToDate
+                && s.peer_role == Role::Secondary
         })
         .await
     }
@@ -279,19 +282,33 @@ impl Node {
                 done = number;
             }
             socket.send_to(number.to_string().as_bytes(), from).await?;
-            if order == "end" {
-                return Ok(());
+            match order {
+                "win" => self.win().await?,
+                "end" => return Ok(()),
+                _ => {}
             }
         }
+    }
+
+    /// B wins the next loss of the link, and is the source when A comes back.
+    async fn win(&mut self) -> anyhow::Result<()> {
+        self.reaches("the link is lost", 60, |s| !s.link.is_up()).await?;
+        self.agent.answer.send_replace(Some(7));
+        step("primary by grant", self.replication.primary(NUMBER, PRIMARY_LIMIT)).await?;
+        step("write alone", self.write(6, 0x77)).await??;
+        self.reaches("A caught up", 120, |s| {
+            s.link == LinkState::Connected && s.peer_disk == DiskState::UpToDate
+        })
+        .await?;
+        step("secondary", self.replication.secondary(NUMBER)).await
     }
 
     /// B takes over, checks what A wrote, and gives it back.
     async fn take_over(&self) -> anyhow::Result<()> {
         step("primary", self.replication.primary(NUMBER, PRIMARY_LIMIT)).await?;
         ensure!(self.read(3)? == 0x11 && self.read(4)? == 0x46 && self.read(5)? == 0x55, "data");
-        ensure!(self.read(6)? != 0x66, "a write that failed is there");
-        step("secondary", self.replication.secondary(NUMBER)).await?;
-        Ok(())
+        ensure!(self.read(6)? == 0x77, "not what B wrote");
+        step("secondary", self.replication.secondary(NUMBER)).await
     }
 
     /// Tells B what to do and waits until it is done.

@@ -132,7 +132,8 @@ impl HostNetwork {
             self.ip(&["link", "add", interface, "type", "wireguard"]).await?;
         }
         let configuration = tunnel::configuration(plan, path);
-        let sync = Command::new("wg", ["syncconf", interface, "/dev/stdin"]).stdin(configuration);
+        let sync =
+            Command::new("wg", ["syncconf", interface, "/proc/self/fd/0"]).stdin(configuration);
         self.runner.check(sync).await?;
         let address = format!("{}/64", tunnel_address(path, plan.slot));
         self.ip(&["-6", "addr", "replace", &address, "dev", interface, "nodad"]).await?;
