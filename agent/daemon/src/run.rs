@@ -27,6 +27,8 @@ use std::time::Duration;
 
 const ADDRESS_PERIOD: Duration = Duration::from_secs(10);
 const ADDRESS_RETRY: Duration = Duration::from_secs(1);
+/// How long a start may take, microseconds.
+const START_USEC_MAX: u32 = 300_000_000;
 /// A pair loop that has not ticked for this long is not alive.
 const LOOP_MS_MAX: u64 = 3000;
 
@@ -64,6 +66,8 @@ impl Pulse {
 /// # Errors
 /// If the server has no place to keep its identity.
 pub async fn run(paths: Paths, glue: Glue) -> anyhow::Result<()> {
+    // A slow server must not be killed while it makes its keys.
+    drop(sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(START_USEC_MAX)]));
     paths.create().context("cannot make the agent's folders")?;
     let key = Arc::new(DeviceKey::load_or_make(&paths.identity_dir())?);
     let tunnel = glue.network.tunnel_keys(&paths.identity_dir().join("tunnel.key")).await?;
@@ -140,12 +144,16 @@ async fn enrol(
         set_clock: clock::set,
     };
     let mount_point = paths.stick();
+    let mut last = String::new();
     let record = enroller
         .run(
             || stick::read_stick(&mount_point),
             |stick, err| {
                 let text = error_chain(err);
-                tracing::warn!(error = text, "not enrolled yet");
+                if text != last {
+                    tracing::warn!(error = text, "not enrolled yet");
+                    last.clone_from(&text);
+                }
                 hub.update(|state| {
                     state.enrolment = err.stage();
                     state.hq_error.clone_from(&text);
