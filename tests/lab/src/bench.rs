@@ -5,7 +5,7 @@ use crate::accel::Accel;
 use crate::artifacts::Artifacts;
 use crate::failover::{self, Failover};
 use crate::rundir::RunDir;
-use crate::server::{Server, Spec};
+use crate::server::{BOOT_LIMIT, Server, Spec};
 use crate::site::Site;
 use crate::timeline::Timeline;
 use anyhow::ensure;
@@ -117,7 +117,7 @@ pub fn boot(
         let mut server = Server::new(&run, timeline, spec, &[])?;
         let start_s = timeline.now_s();
         server.power_on()?;
-        answers.push(server.wait_booted(Duration::from_secs(300))? - start_s);
+        answers.push(server.wait_booted(BOOT_LIMIT)? - start_s);
         ready.push(wait_active(&server, timeline, unit)? - start_s);
         memory = memory_in_use(&server)?;
     }

@@ -4,6 +4,7 @@
 use crate::accel::Accel;
 use crate::artifacts::Artifacts;
 use crate::failover::{self, Failover};
+use crate::server::BOOT_LIMIT;
 use crate::site::{Office, Site};
 use crate::timeline::Timeline;
 use anyhow::ensure;
@@ -72,8 +73,8 @@ fn found(artifacts: &Artifacts, timeline: &Timeline) -> anyhow::Result<Site> {
 fn boot(site: &mut Site) -> anyhow::Result<(f64, f64)> {
     site.a.power_on()?;
     site.b.power_on()?;
-    site.a.wait_booted(Duration::from_secs(300))?;
-    site.b.wait_booted(Duration::from_secs(300))?;
+    site.a.wait_booted(BOOT_LIMIT)?;
+    site.b.wait_booted(BOOT_LIMIT)?;
     let enrolled_s = site.wait_enrolled(Duration::from_secs(180))?;
     let vm_serving_s = site.wait_page(Duration::from_secs(600))?;
     site.timeline.note("lab", format!("its page: http://127.0.0.1:{}/", site.page_port));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One failover, watched from outside and timed: kill, detect, grant, promote, serve.
 
-use crate::server::Server;
+use crate::server::{BOOT_LIMIT, Server};
 use crate::site::{Site, VM};
 use crate::writer::{Verdict, Writer};
 use anyhow::{Context, bail, ensure};
@@ -104,7 +104,7 @@ impl Failover {
 pub fn return_of(site: &mut Site, victim: &'static str) -> anyhow::Result<f64> {
     let start_s = site.timeline.now_s();
     site.server(victim).power_on()?;
-    site.server(victim).wait_booted(Duration::from_secs(240))?;
+    site.server(victim).wait_booted(BOOT_LIMIT)?;
     site.wait_paired(Duration::from_secs(240))?;
     Ok(site.timeline.now_s() - start_s)
 }

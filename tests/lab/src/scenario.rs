@@ -4,7 +4,7 @@
 use crate::artifacts::Artifacts;
 use crate::failover::describe;
 use crate::scenarios::ALL;
-use crate::server::Server;
+use crate::server::{BOOT_LIMIT, Server};
 use crate::site::Site;
 use crate::timeline::{Event, Timeline};
 use anyhow::{Context, bail};
@@ -106,7 +106,7 @@ fn recover(site: &mut Site) -> bool {
             let server = site.server(name);
             if !server.is_on() {
                 server.power_on()?;
-                server.wait_booted(Duration::from_secs(240))?;
+                server.wait_booted(BOOT_LIMIT)?;
             }
         }
         site.wait_paired(Duration::from_secs(180))

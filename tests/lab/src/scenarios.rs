@@ -3,6 +3,7 @@
 
 use crate::failover::{self, check_verdict, wait_acks};
 use crate::scenario::Scenario;
+use crate::server::BOOT_LIMIT;
 use crate::site::{Site, VM, is_paired};
 use crate::writer::Writer;
 use anyhow::{Context, ensure};
@@ -48,7 +49,6 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
 const PAIR_LIMIT: Duration = Duration::from_secs(240);
 
 /// Boots the pair, which every other scenario needs.

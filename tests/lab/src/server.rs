@@ -31,6 +31,11 @@ const DATA_DISK_BYTES: u64 = 20 << 30;
 /// Between two looks at a server's status: each costs an emulated server some work.
 const STATUS_PAUSE: Duration = Duration::from_millis(700);
 
+/// For one command inside: an emulated server on a busy host may need seconds to start a shell.
+const EXEC_LIMIT: Duration = Duration::from_secs(60);
+/// For a boot: 30 s on an idle host, several minutes on a busy one; the server's own limits are 300.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(480);
+
 /// What a server is made of.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -252,9 +257,9 @@ impl Server {
         self.power_mut()?.qmp.execute(command, arguments)
     }
 
-    /// Runs a shell command inside, at most 30 s.
+    /// Runs a shell command inside, within a minute.
     pub fn exec(&self, command: &str) -> anyhow::Result<Output> {
-        self.exec_for(command, Duration::from_secs(30))
+        self.exec_for(command, EXEC_LIMIT)
     }
 
     /// Runs a shell command inside, at most `limit`.

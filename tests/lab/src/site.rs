@@ -8,7 +8,7 @@ use crate::hq::Hq;
 use crate::http;
 use crate::net::Switch;
 use crate::rundir::RunDir;
-use crate::server::{Server, Spec, lan_mac};
+use crate::server::{BOOT_LIMIT, Server, Spec, lan_mac};
 use crate::stick;
 use crate::timeline::Timeline;
 use anyhow::{Context, bail};
@@ -168,7 +168,7 @@ impl Site {
         self.a.power_on()?;
         self.b.power_on()?;
         for server in [&self.a, &self.b] {
-            server.wait_booted(Duration::from_secs(240))?;
+            server.wait_booted(BOOT_LIMIT)?;
         }
         self.wait_enrolled(Duration::from_secs(180))?;
         self.wait_page(Duration::from_secs(600))?;
