@@ -13,6 +13,7 @@ use hypervisor_glue::vms::SystemdVms;
 use hypervisor_glue::volumes::LvmVolumes;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 const USAGE: &str = "usage: forecourt-agent [run | net-setup | version]";
@@ -65,11 +66,30 @@ async fn glue() -> anyhow::Result<Glue> {
     })
 }
 
+/// How long a server may take to show its first network card.
+const NICS_WAIT_MAX: Duration = Duration::from_secs(90);
+/// How long a second one, for the cable, is waited for.
+const SECOND_NIC_WAIT: Duration = Duration::from_secs(15);
+
 /// NICs, bridge and cable address, before the network comes up.
 async fn net_setup() -> anyhow::Result<()> {
     let record = EnrolmentRecord::load(&Paths::default().identity_dir()).unwrap_or_default();
     let slot = record.map(|record| record.slot);
-    let roles = HostNetwork::new(Arc::new(HostRunner)).configure(slot).await?;
+    let network = HostNetwork::new(Arc::new(HostRunner));
+    let asked = tokio::time::Instant::now();
+    // The kernel finds network cards in its own time: one card is believed to be all there is
+    // only after a while.
+    let roles = loop {
+        let roles = network.configure(slot).await?;
+        let waited = asked.elapsed();
+        if roles.cable.is_some() || waited > NICS_WAIT_MAX {
+            break roles;
+        }
+        if roles.lan.is_some() && waited > SECOND_NIC_WAIT {
+            break roles;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
     let Some(lan) = roles.lan else { bail!("this server has no network card") };
     let cable = roles.cable.map(|nic| nic.name);
     tracing::info!(lan = lan.name, ?cable, ?slot, "network set up");
