@@ -136,6 +136,7 @@ pub enum TestStep {
 }
 
 impl TestStep {
-    /// All steps, cheapest first.
-    pub const ALL: [Self; 5] = [Self::Check, Self::Unit, Self::Sim, Self::Web, Self::Lab];
+    /// What `cargo xtask test` runs when no step is named, cheapest first. The lab joins when its
+    /// scenarios have passed on whole servers; until then it runs by name: `test lab`.
+    pub const GATE: [Self; 4] = [Self::Check, Self::Unit, Self::Sim, Self::Web];
 }
