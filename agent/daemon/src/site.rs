@@ -6,7 +6,7 @@ use crate::enrol::flow::{client_for, witness_client_for};
 use crate::hq::client::{HqClient, error_chain};
 use crate::hq::poll::{self, Poller};
 use crate::hq::report;
-use crate::hq::tls::TlsMemory;
+use crate::hq::tls::{TlsMemory, client_config};
 use crate::hq::witness::Witness;
 use crate::identity::key::{DeviceKey, KeyError};
 use crate::identity::record::EnrolmentRecord;
@@ -161,7 +161,11 @@ async fn installer(
         state.peer_bytes = ledger.counters.peer_bytes;
     });
     let chunks: url::Url = format!("{}/chunks", hq.url()).parse().context("HQ's address")?;
+    // Plain HTTP inside the tunnels; but without a TLS configuration the builder would look for
+    // the system's CA certificates, and fail on an image that has none.
+    let tls = client_config(&record.owner.hq_root_ca_pem, memory.clone(), None)?;
     let plain = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
         .no_proxy()
         .connect_timeout(Duration::from_secs(2))
         .build()

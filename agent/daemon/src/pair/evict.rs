@@ -31,6 +31,12 @@ async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> bool {
         tracing::error!(%vm, "its volumes are not known");
         return false;
     };
+    let Ok(Ok(kernel)) = timeout(STEP_LIMIT, replication.status()).await else { return false };
+    // A volume that is not attached holds nothing back.
+    let specs: Vec<ReplicaSpec> = specs
+        .into_iter()
+        .filter(|spec| kernel.iter().any(|status| status.number == spec.number))
+        .collect();
     step("tap down", vm, vms.set_link(vm, false)).await;
     for spec in &specs {
         if !step("detach", vm, replication.detach_forced(spec.number)).await {

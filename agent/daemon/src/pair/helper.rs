@@ -25,6 +25,7 @@ use tokio::time::timeout;
 /// Most helpers at once: one for each volume, and room for the informing kind.
 const HELPERS_MAX: usize = 512;
 const LINE_BYTES_MAX: u64 = 4096;
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
 const OWNER_RETRY: Duration = Duration::from_millis(100);
 const LINE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -188,7 +189,10 @@ impl Helpers {
     }
 
     async fn is_primary(&self, resource: &str) -> bool {
-        let statuses = self.replication.status().await.unwrap_or_default();
+        let Ok(Ok(statuses)) = timeout(STATUS_LIMIT, self.replication.status()).await else {
+            // A secondary is asked only while it is promoted, under a grant that answers both.
+            return true;
+        };
         let found = statuses.iter().find(|status| status.resource == resource);
         found.is_some_and(|status| status.role == Role::Primary)
     }
