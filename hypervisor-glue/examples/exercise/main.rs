@@ -4,7 +4,7 @@
 //! ```text
 //! exercise volumes                  pool, template, snapshot and data volume on this machine
 //! exercise pair a|b KEYS            two machines: tunnels, replication, freeze, thaw, eviction
-//! exercise vm IMAGE                 a VM from a disk image, under systemd
+//! exercise vm SYSTEM DATA           the example VM from two block devices, under systemd
 //! ```
 //! KEYS is a folder with `a.key` and `b.key`. Each step is printed; the first failure ends it.
 
@@ -24,8 +24,8 @@ async fn main() -> anyhow::Result<()> {
         ["volumes"] => volumes::run().await.map(drop),
         ["pair", "a", keys] => pair::run(provisioning_protocol::ids::NodeSlot::A, keys).await,
         ["pair", "b", keys] => pair::run(provisioning_protocol::ids::NodeSlot::B, keys).await,
-        ["vm", image] => vm::run(image).await,
-        _ => anyhow::bail!("usage: exercise volumes | pair a|b KEYS | vm IMAGE"),
+        ["vm", system, data] => vm::run(system, data).await,
+        _ => anyhow::bail!("usage: exercise volumes | pair a|b KEYS | vm SYSTEM DATA"),
     }?;
     println!("EXERCISE-OK");
     Ok(())

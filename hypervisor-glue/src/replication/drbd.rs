@@ -386,3 +386,7 @@ impl Replication for DrbdReplication {
 pub fn backing_bytes(path: &Path) -> Result<u64> {
     device_bytes(path)
 }
+
+#[cfg(test)]
+#[path = "drbd_tests.rs"]
+mod tests;

@@ -188,3 +188,129 @@ async fn physical_volumes(runner: &dyn CommandRunner) -> Result<BTreeMap<String,
         .filter_map(|mut row| Some((row.remove("pv_name")?, row.remove("vg_name")?)))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{FakeRunner, Finished};
+    use serde_json::{Value, json};
+
+    const SIZE: u64 = 8 << 30;
+
+    fn disk(name: &str, more: Value) -> Value {
+        let mut disk = json!({ "name": name, "path": format!("/dev/{name}"), "type": "disk",
+            "size": SIZE, "ro": false, "rm": false, "tran": null, "model": null, "serial": null,
+            "pttype": null, "fstype": null, "partlabel": null, "mountpoints": [null] });
+        if let (Some(disk), Some(more)) = (disk.as_object_mut(), more.as_object()) {
+            disk.extend(more.clone());
+        }
+        disk
+    }
+
+    /// A machine with these disks, on which blkid and wipefs find nothing.
+    fn machine(disks: &[Value], groups: Value) -> FakeRunner {
+        let runner = FakeRunner::new();
+        let lsblk = json!({ "blockdevices": disks }).to_string();
+        runner.on_prefix("lsblk", Finished::with_stdout(lsblk));
+        let pvs = json!({ "report": [{ "pv": groups }] }).to_string();
+        runner.on_prefix("pvs", Finished::with_stdout(pvs));
+        runner.on_prefix("blkid", Finished::with_code(2, ""));
+        runner.on_prefix("wipefs", Finished::with_stdout(""));
+        runner
+    }
+
+    async fn verdicts(runner: &FakeRunner) -> Vec<DiskVerdict> {
+        let reports = survey(runner).await.expect("surveyed");
+        reports.into_iter().map(|report| report.verdict).collect()
+    }
+
+    fn left(verdict: &DiskVerdict, why: &str) {
+        let DiskVerdict::LeftAlone(reason) = verdict else { panic!("{verdict:?} taken") };
+        assert!(reason.contains(why), "{reason} instead of {why}");
+    }
+
+    #[tokio::test]
+    async fn only_a_disk_with_nothing_on_it_is_blank() {
+        assert_eq!(
+            verdicts(&machine(&[disk("vda", json!({}))], json!([]))).await,
+            [DiskVerdict::Blank]
+        );
+        for (more, why) in [
+            (json!({ "pttype": "gpt" }), "partition table"),
+            (json!({ "fstype": "ntfs" }), "ntfs"),
+            (json!({ "tran": "usb" }), "USB"),
+            (json!({ "rm": true }), "removable"),
+            (json!({ "ro": true }), "read-only"),
+            (json!({ "size": 512 << 20 }), "smaller"),
+            (json!({ "mountpoints": ["/var"] }), "system"),
+            (json!({ "children": [disk("vda1", json!({ "type": "part" }))] }), "partitions"),
+            (json!({ "children": [disk("md0", json!({ "type": "raid1" }))] }), "in use"),
+        ] {
+            left(&verdicts(&machine(&[disk("vda", more)], json!([]))).await[0], why);
+        }
+    }
+
+    #[tokio::test]
+    async fn either_prober_alone_keeps_a_disk_safe() {
+        let one = || machine(&[disk("vda", json!({}))], json!([]));
+        let runner = one();
+        let found = "DEVNAME=/dev/vda\nVERSION=v08\nTYPE=drbd\n";
+        runner.on_prefix("blkid", Finished::with_stdout(found));
+        left(&verdicts(&runner).await[0], "drbd");
+        let runner = one();
+        runner.on_prefix("blkid", Finished::with_code(8, "ambivalent"));
+        left(&verdicts(&runner).await[0], "contradictory");
+        let runner = one();
+        let found = r#"{"signatures":[{"device":"vda","offset":"0x200","type":"PMBR"}]}"#;
+        runner.on_prefix("wipefs", Finished::with_stdout(found));
+        left(&verdicts(&runner).await[0], "PMBR");
+        for broken in ["blkid", "wipefs", "lsblk", "pvs"] {
+            let runner = one();
+            runner.on_prefix(broken, Finished::with_code(1, "I/O error"));
+            assert!(survey(&runner).await.is_err(), "{broken} failed and the disk was judged");
+        }
+    }
+
+    #[tokio::test]
+    async fn foreign_volume_groups_are_left_and_ours_is_known() {
+        let groups = json!([
+            { "pv_name": "/dev/vda", "vg_name": "forecourt" },
+            { "pv_name": "/dev/vdb", "vg_name": "customer" },
+            { "pv_name": "/dev/vdc", "vg_name": "" },
+        ]);
+        let member = || json!({ "fstype": "LVM2_member" });
+        let disks = [disk("vda", member()), disk("vdb", member()), disk("vdc", member())];
+        let found = verdicts(&machine(&disks, groups)).await;
+        assert_eq!(found[0], DiskVerdict::Ours);
+        left(&found[1], "customer");
+        left(&found[2], "no group");
+    }
+
+    #[tokio::test]
+    async fn the_os_disk_offers_its_labelled_partition_alone() {
+        let part = |name: &str, label: &str| {
+            disk(name, json!({ "type": "part", "partlabel": label, "mountpoints": [null] }))
+        };
+        let children = [part("vda1", "esp"), part("vda2", LVM_PARTLABEL)];
+        let os = disk("vda", json!({ "pttype": "gpt", "children": children }));
+        let reports =
+            survey(&machine(std::slice::from_ref(&os), json!([]))).await.expect("surveyed");
+        let paths: Vec<_> =
+            reports.iter().map(|report| report.path.display().to_string()).collect();
+        assert_eq!(paths, ["/dev/vda", "/dev/vda2"]);
+        assert_eq!(reports[1].verdict, DiskVerdict::Blank);
+        let mut stick = os;
+        stick["tran"] = json!("usb");
+        assert_eq!(
+            verdicts(&machine(&[stick], json!([]))).await.len(),
+            1,
+            "a stick offers nothing"
+        );
+    }
+
+    #[tokio::test]
+    async fn replicated_and_virtual_devices_are_no_disks() {
+        let disks = [disk("drbd0", json!({})), disk("loop1", json!({})), disk("zram0", json!({}))];
+        assert!(verdicts(&machine(&disks, json!([]))).await.is_empty());
+    }
+}
