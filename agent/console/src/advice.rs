@@ -441,7 +441,11 @@ fn others(status: &Status) -> Option<Advice> {
     let about_hq = |line: &str| {
         !status.hq.error.is_empty() && (line == status.hq.error.as_str() || line.contains("HQ"))
     };
-    let mut problems = status.problems.iter().map(Clean::as_str).filter(|line| !about_hq(line));
+    // The watchdog is armed once VMs may run; before that it is nobody's problem.
+    let early = status.pair.state == PeerState::Boot;
+    let about_watchdog = |line: &str| early && line.contains("watchdog is not armed");
+    let problems = status.problems.iter().map(Clean::as_str);
+    let mut problems = problems.filter(|line| !about_hq(line) && !about_watchdog(line));
     if let Some(problem) = problems.next() {
         let code = if problem.contains("is not blank") { Code::Disk } else { Code::Problem };
         return say(Level::Act, code, problem);

@@ -226,6 +226,14 @@ fn machines_that_do_not_run_come_before_what_only_lowers_protection() {
 fn what_the_agent_finds_in_the_way_is_passed_on() {
     let status = but(|status| status.server.problems.push("The watchdog is missing.".into()));
     expect(&told(status), Level::Act, Code::Problem, &["The watchdog is missing."]);
+    let unarmed = |state| {
+        told(but(|status| {
+            status.server.pair = pair(state);
+            status.server.problems = vec!["The hardware watchdog is not armed (no device)".into()];
+        }))
+    };
+    assert_eq!(unarmed(PeerState::Boot).code, Code::Starting, "nothing runs yet");
+    assert_eq!(unarmed(PeerState::Pair).code, Code::Problem);
     let waning = but(|status| {
         status.hq_error = "HQ at https://hq.example:443 cannot be reached: timed out".into();
         status.hq_contact_age_s = Some(20);
