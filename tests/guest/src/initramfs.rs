@@ -14,23 +14,17 @@ const INIT: &str = include_str!("../files/init");
 const POWER: &str = include_str!("../files/power");
 const DHCP_BOUND: &str = include_str!("../files/dhcp-bound");
 const SERVER: &str = include_str!("bin/parts-counter.rs");
-/// Loaded in this order; what they need is found.
-const MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_net",
-    "isofs",
-    "vfat",
-    "nls_cp437",
-    "nls_ascii",
-    "nls_utf8",
-    "button",
-    "evdev",
+/// Modules by the list `init` loads them from; what they need is found. The first are needed to serve,
+/// the second if the NoCloud disk is an ISO image, the third for the power button.
+const MODULES: &[(&str, &[&str])] = &[
+    ("order", &["virtio_pci", "virtio_blk", "virtio_net", "vfat", "nls_cp437", "nls_ascii"]),
+    ("order-iso", &["isofs"]),
+    ("order-late", &["button", "evdev"]),
 ];
 /// busybox's commands that `init` uses.
 const APPLETS: &[&str] = &[
-    "acpid", "arping", "basename", "cat", "cmp", "dirname", "findfs", "grep", "insmod", "ip",
-    "killall", "mount", "poweroff", "reboot", "sh", "sleep", "sync", "udhcpc", "umount",
+    "acpid", "arping", "cmp", "findfs", "grep", "insmod", "ip", "killall", "mount", "poweroff",
+    "reboot", "sh", "sleep", "sync", "udhcpc", "umount",
 ];
 
 /// Changes when anything that goes into the image from here changes.
@@ -68,11 +62,16 @@ pub fn build(work: &Path, kernel: &Kernel, release: u64) -> anyhow::Result<PathB
         archive.link(&format!("bin/{applet}"), "busybox");
     }
     add_with_libraries(&mut archive, &find("mke2fs", "e2fsprogs")?)?;
-    let modules = kernel.modules(MODULES)?;
-    let order: String = modules.iter().map(|(name, _)| format!("{name}\n")).collect();
-    archive.file("modules/order", order.as_bytes());
-    for (name, content) in modules {
-        archive.file(&format!("modules/{name}"), &content);
+    let mut added = BTreeSet::new();
+    for (list, names) in MODULES {
+        let mut order = String::new();
+        for (name, content) in kernel.modules(names)? {
+            if added.insert(name.clone()) {
+                archive.file(&format!("modules/{name}"), &content);
+                order = order + &name + "\n";
+            }
+        }
+        archive.file(&format!("modules/{list}"), order.as_bytes());
     }
     let packed = zstd::bulk::compress(&archive.finish(), 19).context("Packing the initramfs")?;
     let path = work.join("initrd");

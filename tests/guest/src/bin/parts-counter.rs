@@ -139,7 +139,9 @@ impl Log {
 fn serve(folder: &Path, listen: &str) -> io::Result<()> {
     let log = Arc::new(Mutex::new(Log::open(folder)?));
     let listener = TcpListener::bind(listen)?;
-    eprintln!("parts-counter: listening on {}", listener.local_addr()?);
+    // In one write: each write to the kernel's log is a line.
+    let line = format!("parts-counter: listening on {}\n", listener.local_addr()?);
+    io::stderr().write_all(line.as_bytes())?;
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
