@@ -77,6 +77,7 @@ impl EnrolError {
         match self {
             Self::Hq(HqError::Later { wait_s, .. }) => Some(Duration::from_secs(*wait_s)),
             Self::Stick(_) => Some(Duration::from_secs(2)),
+            Self::Hq(err) if err.no_network() => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

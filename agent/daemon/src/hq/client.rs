@@ -64,6 +64,15 @@ pub enum HqError {
     },
 }
 
+impl HqError {
+    /// Whether this server itself has no network yet (ENETUNREACH): nobody was asked, so there
+    /// is no reason to wait long.
+    #[must_use]
+    pub fn no_network(&self) -> bool {
+        matches!(self, Self::Unreachable { reason, .. } if reason.contains("os error 101"))
+    }
+}
+
 /// Client certificate with its issuers, and its key.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 

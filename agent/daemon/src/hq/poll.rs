@@ -68,6 +68,9 @@ impl Poller {
                     let text = error_chain(&err);
                     tracing::info!(error = text, "no desired state from HQ");
                     self.hub.hq_failed(self.hq.url(), &text);
+                    if err.no_network() {
+                        backoff.reset();
+                    }
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
             }

@@ -30,6 +30,9 @@ pub async fn run(hq: HqClient, hub: Arc<Hub>, boot: u64) {
             Err(err) => {
                 tracing::info!(error = error_chain(&err), "report not delivered");
                 hub.hq_failed(hq.url(), &error_chain(&err));
+                if err.no_network() {
+                    backoff.reset();
+                }
                 tokio::time::sleep(backoff.next_wait()).await;
                 false
             }

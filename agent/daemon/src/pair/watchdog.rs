@@ -77,7 +77,8 @@ async fn run(
     hub: Arc<Hub>,
 ) {
     let mut open: Option<BufReader<UnixStream>> = None;
-    let mut armed = None;
+    let mut armed: Option<bool> = None;
+    let mut wanted = false;
     while let Some(wish) = wishes.recv().await {
         let op = match wish {
             Wish::Arm => Op::Arm { lease_ms: LEASE_MS },
@@ -95,11 +96,22 @@ async fn run(
                 })
             }
         };
-        if armed != Some(reply.armed) || wish != Wish::Renew {
+        wanted = match wish {
+            Wish::Arm => true,
+            Wish::Disarm => false,
+            Wish::Renew => wanted,
+        };
+        // A renewal is news only if it shows a change: right after a start of the agent nothing
+        // was ordered yet, and "not armed" would pass for the answer to an order.
+        let news = match armed {
+            None => reply.armed,
+            Some(before) => before != reply.armed,
+        };
+        if news || wish != Wish::Renew {
             armed = Some(reply.armed);
             let reason = reply.reason.unwrap_or_default();
             tracing::info!(armed = reply.armed, reason, ?wish, "watchdog");
-            let missing = !reply.armed && wish != Wish::Disarm;
+            let missing = !reply.armed && wanted;
             let words = format!("The hardware watchdog is not armed ({reason})");
             hub.problem(Concern::Watchdog, "", missing.then_some(words));
             drop(inputs.send(Input::WatchdogArmed(reply.armed)).await);
