@@ -143,3 +143,48 @@ async fn ask(path: &Path, open: &mut Option<BufReader<UnixStream>>, op: &Op) -> 
     }
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::causes::Causes;
+    use crate::status::hub::Fixed;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::net::UnixListener;
+
+    /// A keeper that is armed once it was asked to.
+    async fn keeper(listener: UnixListener, armed: Arc<AtomicBool>) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (read, mut write) = stream.into_split();
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains("\"arm\"") {
+                    armed.store(true, Ordering::SeqCst);
+                }
+                let now = armed.load(Ordering::SeqCst);
+                let reply = format!("{{\"armed\":{now},\"reason\":\"\"}}\n");
+                drop(write.write_all(reply.as_bytes()).await);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_is_news_only_when_something_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("watchdog.sock");
+        let armed = Arc::new(AtomicBool::new(false));
+        tokio::spawn(keeper(UnixListener::bind(&socket).unwrap(), armed.clone()));
+        let causes = Causes::new(dir.path().join("causes"), &dir.path().join("link"));
+        let hub = Arc::new(Hub::new(Fixed::default(), causes));
+        let (inputs, mut told) = mpsc::channel(8);
+        let client = Watchdog::start(socket, inputs, hub.clone());
+        client.ask(Wish::Renew);
+        client.ask(Wish::Arm);
+        assert_eq!(told.recv().await, Some(Input::WatchdogArmed(true)), "the first news");
+        client.ask(Wish::Renew);
+        armed.store(false, Ordering::SeqCst);
+        client.ask(Wish::Renew);
+        assert_eq!(told.recv().await, Some(Input::WatchdogArmed(false)), "it was disarmed");
+        assert_eq!(hub.server().problems.len(), 1);
+    }
+}
