@@ -96,7 +96,9 @@ async fn the_operator_sees_the_record() {
     assert_eq!((seen["epoch"].as_u64(), seen["winner"].is_null()), (Some(4), true));
 }
 
-#[tokio::test]
+// Two threads: this one waits for the other HQ's first line, and must not hold up a write that the
+// HQ of this process has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_outlives_hq_killed_right_after_its_answer() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
