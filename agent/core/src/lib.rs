@@ -281,11 +281,12 @@ impl Core {
         self.drive_heartbeat();
     }
 
-    /// Connected, as far as there are volumes to connect; without volumes, on speaking terms.
+    /// Connected, as far as there are volumes to connect; without volumes, on speaking terms
+    /// (a busy server may be late: there is no data to lose, so it is not rushed).
     fn link_up(&self) -> bool {
         match self.link {
             None => false,
-            Some(link) if link.volumes == 0 => self.peer.talking(self.now, self.config.heard_ms),
+            Some(link) if link.volumes == 0 => self.peer.talking(self.now, self.config.switch_ms),
             Some(link) => link.connected,
         }
     }

@@ -60,7 +60,9 @@ impl Monitor {
             }
             if let Ok(statuses) = self.replication.status().await {
                 self.finish_new(&statuses).await;
-                let attaching = self.registry.awaited() > 0;
+                // After a restart of the agent the kernel still has them all: that is soon told,
+                // for VMs that run by right must not be stopped meanwhile.
+                let attaching = self.registry.awaited() > 0 && !self.all_attached(&statuses);
                 if !attaching || started.elapsed() >= ATTACH_LIMIT {
                     self.tell(&statuses, &mut last).await;
                 }
@@ -71,6 +73,11 @@ impl Monitor {
             let period = if busy { PERIOD_BUSY } else { PERIOD_CALM };
             self.wait(&mut events, period).await;
         }
+    }
+
+    fn all_attached(&self, statuses: &[ReplicaStatus]) -> bool {
+        let attached = |number| statuses.iter().any(|status| status.number == number);
+        self.registry.counted().into_iter().all(attached)
     }
 
     async fn wait(&self, events: &mut Option<mpsc::Receiver<ReplicaEvent>>, period: Duration) {
