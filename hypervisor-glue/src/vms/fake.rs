@@ -89,6 +89,10 @@ impl Vms for FakeVms {
         Ok(Accel::Tcg)
     }
 
+    async fn prepare(&self, _launch: &VmLaunch) -> Result<()> {
+        Ok(())
+    }
+
     async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
         let mut state = self.state();
         state.calls.push(format!("start {}", launch.name));

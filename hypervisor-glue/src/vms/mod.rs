@@ -136,6 +136,10 @@ pub trait Vms: Send + Sync {
     /// Proves KVM by booting a marker guest with a time limit; TCG if it does not come.
     async fn probe_accel(&self) -> Result<Accel>;
 
+    /// Makes in advance what a start needs beside the volumes (taps), so that a failover does not
+    /// wait for it. Nothing if the VM runs here.
+    async fn prepare(&self, launch: &VmLaunch) -> Result<()>;
+
     /// Makes the taps, starts QEMU and returns once QMP answers. Refused if the VM runs here.
     async fn start(&self, launch: &VmLaunch) -> Result<RunningVm>;
 

@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::template::GuestFirmware;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy};
@@ -38,6 +39,8 @@ pub struct SystemdVms {
     run: PathBuf,
     state: PathBuf,
     credentials: PathBuf,
+    /// VMs whose taps were made in advance.
+    prepared: Mutex<BTreeSet<VmName>>,
 }
 
 impl SystemdVms {
@@ -65,6 +68,7 @@ impl SystemdVms {
             run: "/run".into(),
             state: "/var/lib".into(),
             credentials: "/run/credentials".into(),
+            prepared: Mutex::default(),
         })
     }
 
@@ -188,7 +192,17 @@ impl SystemdVms {
             .map_err(|err| GlueError::file("write", &file, err))
     }
 
+    fn prepared(&self) -> MutexGuard<'_, BTreeSet<VmName>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn make_taps(&self, launch: &VmLaunch) -> Result<()> {
+        self.remember_index(launch)?;
+        taps::create(&*self.runner, BRIDGE, launch.index, launch.nics).await
+    }
+
     async fn remove_taps(&self, vm: &VmName) -> Result<()> {
+        self.prepared().remove(vm);
         match self.index_of(vm) {
             Some(index) => taps::remove(&*self.runner, index).await,
             None => Ok(()),
@@ -234,6 +248,14 @@ impl Vms for SystemdVms {
         probe::probe(&*self.runner, &self.qemu, Path::new("/dev/kvm"), &dir).await
     }
 
+    async fn prepare(&self, launch: &VmLaunch) -> Result<()> {
+        if self.main_pid(&launch.name).await?.is_none() {
+            self.make_taps(launch).await?;
+            self.prepared().insert(launch.name.clone());
+        }
+        Ok(())
+    }
+
     async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
         if self.main_pid(&launch.name).await?.is_some() {
             let operation = format!("start VM {}", launch.name);
@@ -258,8 +280,10 @@ impl Vms for SystemdVms {
             vhost,
         };
         let properties = properties(launch, grant)?;
-        self.remember_index(launch)?;
-        taps::create(&*self.runner, BRIDGE, launch.index, launch.nics).await?;
+        let prepared = self.prepared().remove(&launch.name);
+        if !prepared {
+            self.make_taps(launch).await?;
+        }
         self.start_unit(launch, properties).await?;
         let running = self.answers(&launch.name).await?;
         tracing::info!(vm = %launch.name, pid = running.pid, accel = ?launch.accel, "VM started");

@@ -25,13 +25,16 @@ pub(super) async fn create(
         return Err(GlueError::refused("make taps", format!("{nics} NICs are too many")));
     }
     remove(runner, index).await?;
-    for nic in 0..nics {
+    // One process for all: in a failover a guest waits for it.
+    let lines = (0..nics).map(|nic| {
         let tap = tap_name(index, nic);
-        let make = ["tuntap", "add", "dev", &tap, "mode", "tap", "group", GROUP, "vnet_hdr"];
-        ip(runner, &make).await?;
-        ip(runner, &["link", "set", "dev", &tap, "master", bridge, "up"]).await?;
-    }
-    Ok(())
+        format!(
+            "tuntap add dev {tap} mode tap group {GROUP} vnet_hdr\n\
+             link set dev {tap} master {bridge} up\n"
+        )
+    });
+    let lines: String = lines.collect();
+    runner.check(Command::new("ip", ["-batch", "-"]).stdin(lines)).await.map(drop)
 }
 
 /// Removes a VM's taps, as far as there are any.

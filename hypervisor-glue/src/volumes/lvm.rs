@@ -118,7 +118,8 @@ impl LvmVolumes {
             VG,
         ];
         self.lvm(&words).await?;
-        // A full pool is an error at once: a write that hangs for a minute is worse.
+        // A full pool is an error at once: a write that hangs for a minute is worse. (lvcreate
+        // lists the option, and refuses it.)
         self.lvm(&["lvchange", "--errorwhenfull", "y", &format!("{VG}/{POOL}")]).await.map(drop)
     }
 
@@ -132,26 +133,32 @@ impl LvmVolumes {
         self.lvm(&["lvextend", "--size", &size, &name]).await.map(drop)
     }
 
-    async fn disk(&self, name: &str, tags: &Tags) -> Result<Option<Row>> {
-        let Some(row) = self.find(name).await? else { return Ok(None) };
-        if row.tags == *tags {
-            return Ok(Some(row));
-        }
-        Err(GlueError::refused(
+    /// A volume that exists already, brought to its size.
+    async fn finish_disk(&self, row: &Row) -> Result<DiskVolume> {
+        self.extend(row, row.tags.bytes).await?;
+        row.disk_volume()
+            .ok_or_else(|| GlueError::Missing { what: format!("disk volume {}", row.name) })
+    }
+}
+
+/// The volume of that name, if it is there; refused if it is another's.
+fn existing(rows: Vec<Row>, name: &str, tags: &Tags) -> Result<Option<Row>> {
+    match rows.into_iter().find(|row| row.name == name) {
+        Some(row) if row.tags != *tags => Err(GlueError::refused(
             format!("make volume {name}"),
             format!("a volume of that name exists for something else: {:?}", row.tags),
-        ))
-    }
-
-    async fn finish_disk(&self, name: &str, guest_bytes: u64) -> Result<DiskVolume> {
-        let missing = || GlueError::Missing { what: format!("volume {name}") };
-        let row = self.find(name).await?.ok_or_else(missing)?;
-        self.extend(&row, guest_bytes).await?;
-        row.disk_volume().ok_or_else(missing)
+        )),
+        found => Ok(found),
     }
 }
 
 impl Row {
+    /// A volume made just now: LVM reports it done only when its device is there.
+    fn made(name: String, tags: Tags, size: u64) -> Self {
+        let path = PathBuf::from(format!("/dev/{VG}/{name}"));
+        Self { name, path, size, read_only: false, tags }
+    }
+
     fn disk_volume(&self) -> Option<DiskVolume> {
         let Kind::Disk { vm, disk, template } = &self.tags.kind else { return None };
         Some(DiskVolume {
@@ -304,12 +311,11 @@ impl Volumes for LvmVolumes {
             return Err(refuse(problem));
         }
         let tags = Tags { kind: Kind::Template(template.clone()), bytes: size_bytes };
-        let row = if let Some(row) = self.disk(&name, &tags).await? {
+        let row = if let Some(row) = existing(self.rows().await?, &name, &tags)? {
             row
         } else {
-            let size = format!("{size_bytes}b");
-            self.thin(&size, &name, &tags).await?;
-            self.find(&name).await?.ok_or_else(|| refuse("it did not appear".to_owned()))?
+            self.thin(size_bytes, &name, &tags).await?;
+            Row::made(name.clone(), tags, size_bytes)
         };
         if row.read_only {
             return Err(refuse("it is sealed already".to_owned()));
@@ -340,16 +346,21 @@ impl Volumes for LvmVolumes {
     ) -> Result<DiskVolume> {
         let _turn = self.turn.lock().await;
         let (origin, name) = (template_name(template), disk_name(vm, disk));
-        let source = self.find(&origin).await?.filter(|row| row.read_only).ok_or_else(|| {
+        let rows = self.rows().await?;
+        let source = rows.iter().find(|row| row.name == origin && row.read_only);
+        let source = source.ok_or_else(|| {
             GlueError::refused(format!("make volume {name}"), format!("{origin} is not sealed"))
         })?;
         let kind =
             Kind::Disk { vm: vm.clone(), disk: disk.clone(), template: Some(template.clone()) };
-        let tags = Tags { kind, bytes: source.tags.bytes };
-        if self.disk(&name, &tags).await?.is_none() {
+        let (tags, size) = (Tags { kind, bytes: source.tags.bytes }, source.size);
+        let row = if let Some(row) = existing(rows, &name, &tags)? {
+            row
+        } else {
             self.snapshot(&name, &tags, &origin).await?;
-        }
-        self.finish_disk(&name, tags.bytes).await
+            Row::made(name, tags, size)
+        };
+        self.finish_disk(&row).await
     }
 
     async fn create_data(
@@ -365,11 +376,14 @@ impl Volumes for LvmVolumes {
         }
         let kind = Kind::Disk { vm: vm.clone(), disk: disk.clone(), template: None };
         let tags = Tags { kind, bytes: guest_bytes };
-        if self.disk(&name, &tags).await?.is_none() {
-            let size = format!("{}b", backing_bytes(guest_bytes));
-            self.thin(&size, &name, &tags).await?;
-        }
-        self.finish_disk(&name, guest_bytes).await
+        let row = if let Some(row) = existing(self.rows().await?, &name, &tags)? {
+            row
+        } else {
+            let size = backing_bytes(guest_bytes);
+            self.thin(size, &name, &tags).await?;
+            Row::made(name, tags, size)
+        };
+        self.finish_disk(&row).await
     }
 
     async fn disks(&self) -> Result<Vec<DiskVolume>> {
@@ -389,10 +403,10 @@ impl Volumes for LvmVolumes {
 }
 
 impl LvmVolumes {
-    async fn thin(&self, size: &str, name: &str, tags: &Tags) -> Result<()> {
-        let tags = tags.words();
+    async fn thin(&self, bytes: u64, name: &str, tags: &Tags) -> Result<()> {
+        let (tags, size) = (tags.words(), format!("{bytes}b"));
         let mut all = vec!["lvcreate", "--type", "thin", "--wipesignatures", "n"];
-        all.extend(["--virtualsize", size, "--name", name, "--thinpool", POOL]);
+        all.extend(["--virtualsize", &size, "--name", name, "--thinpool", POOL]);
         for tag in &tags {
             all.extend(["--addtag", tag]);
         }

@@ -36,6 +36,16 @@ impl Accel {
         }
     }
 
+    /// Virtual CPUs of a server. One where it is emulated: with two, Linux inside dies of its own
+    /// code patching within minutes of starting and ending guests under KVM (design note 0002).
+    #[must_use]
+    pub fn cpus(self) -> u32 {
+        match self {
+            Self::Kvm => 2,
+            Self::Tcg => 1,
+        }
+    }
+
     /// `kvm` or `tcg`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -342,7 +342,7 @@ impl Server {
         add("-name", format!("server-{}", self.spec.name));
         add("-machine", "q35,smm=off".to_owned());
         add("-uuid", format!("464f5245-434f-5552-5400-00000000000{}", self.spec.name));
-        add("-smp", "2".to_owned());
+        add("-smp", self.spec.accel.cpus().to_string());
         add("-m", self.spec.memory_mib.to_string());
         args.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));
         self.add_firmware(&mut args)?;

@@ -240,12 +240,21 @@ async fn read(parts: Arc<Parts>, request_id: u64) {
 }
 
 async fn promote(parts: Arc<Parts>, vm: VmName) {
-    let ok = parts.hands.promote(&vm).await;
+    let (ok, ()) = tokio::join!(parts.hands.promote(&vm), prepare(&parts, &vm));
     if ok {
         parts.hub.event("promoted", format!("the volumes of {vm} may be written here"));
     }
     parts.look.notify_one();
     parts.tell(Input::PromoteDone { vm, ok }).await;
+}
+
+/// What the VM's start will need, while its volumes are promoted. A failure here shows there.
+async fn prepare(parts: &Parts, vm: &VmName) {
+    let Some(entry) = parts.hands.registry.get(vm) else { return };
+    let accel = parts.accel.borrow().unwrap_or(Accel::Tcg);
+    if let Err(err) = parts.vms.prepare(&launch(&entry, &parts.site, accel)).await {
+        tracing::debug!(%vm, error = error_chain(&err), "VM not prepared");
+    }
 }
 
 async fn start(parts: Arc<Parts>, vm: VmName) {

@@ -43,14 +43,18 @@ async fn once(volumes: &Arc<dyn Volumes>, hub: &Hub) -> Result<bool, GlueError> 
         .map(|report| report.path.clone())
         .collect();
     show(hub, &reports);
+    let half_made = reports.iter().any(|report| report.verdict == DiskVerdict::Ours);
     match (open.is_some(), blank.is_empty()) {
         (true, true) => return Ok(true),
+        (false, true) if half_made => drop(volumes.create_pool(&[]).await?),
         (false, true) => return Ok(false),
         (true, false) => drop(volumes.extend_pool(&blank).await?),
         (false, false) => drop(volumes.create_pool(&blank).await?),
     }
-    let named: Vec<String> = blank.iter().map(|path| path.display().to_string()).collect();
-    hub.event("disk_taken", format!("blank disk taken for VM volumes: {}", named.join(", ")));
+    if !blank.is_empty() {
+        let named: Vec<String> = blank.iter().map(|path| path.display().to_string()).collect();
+        hub.event("disk_taken", format!("blank disk taken for VM volumes: {}", named.join(", ")));
+    }
     show(hub, &volumes.survey().await?);
     Ok(true)
 }
@@ -82,6 +86,22 @@ fn complaint(report: &DiskReport) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::causes::Causes;
+    use crate::status::hub::Fixed;
+    use hypervisor_glue::volumes::FakeVolumes;
+
+    #[tokio::test]
+    async fn a_pool_that_was_only_half_made_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = FakeVolumes::new(dir.path());
+        let mut reports = fake.survey().await.unwrap();
+        reports[0].verdict = DiskVerdict::Ours;
+        fake.set_survey(reports);
+        let volumes: Arc<dyn Volumes> = Arc::new(fake.clone());
+        let causes = Causes::new(dir.path().join("causes"), &dir.path().join("link"));
+        assert!(once(&volumes, &Hub::new(Fixed::default(), causes)).await.unwrap());
+        assert!(fake.open_pool().await.unwrap().is_some());
+    }
 
     #[test]
     fn a_disk_with_data_is_named_and_the_system_disk_is_not() {
