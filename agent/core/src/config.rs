@@ -14,6 +14,8 @@ pub struct Config {
     pub heartbeat_ms: u64,
     /// A path on which nothing came for this long is not heard (five heartbeats).
     pub heard_ms: u64,
+    /// Without volumes nothing can be lost: only then is a silent peer gone.
+    pub heard_idle_ms: u64,
     /// Listen this long after a start before anything is decided.
     pub listen_ms: u64,
     /// Try the other path for this long before one side gives way (R1).
@@ -51,6 +53,7 @@ impl Config {
             nonce,
             heartbeat_ms: 200,
             heard_ms: 1_000,
+            heard_idle_ms: 5_000,
             listen_ms: 3_000,
             switch_ms: 5_000,
             claim_delay_ms: 1_500,

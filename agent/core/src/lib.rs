@@ -286,7 +286,9 @@ impl Core {
     fn link_up(&self) -> bool {
         match self.link {
             None => false,
-            Some(link) if link.volumes == 0 => self.peer.talking(self.now, self.config.switch_ms),
+            Some(link) if link.volumes == 0 => {
+                self.peer.talking(self.now, self.config.heard_idle_ms)
+            }
             Some(link) => link.connected,
         }
     }
