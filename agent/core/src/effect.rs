@@ -55,6 +55,17 @@ pub enum Effect {
         /// The VM.
         vm: VmName,
     },
+    /// Have everything the VM's start needs loaded short of its volumes, vCPUs stopped: its
+    /// start may come soon and must then be quick. Nothing is reported.
+    PrepareVm {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Put away what `PrepareVm` loaded; never a VM that was started.
+    DiscardVm {
+        /// The VM.
+        vm: VmName,
+    },
     /// Start QEMU (volumes are primary); report `VmState`.
     StartVm {
         /// The VM.

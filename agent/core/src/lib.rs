@@ -270,6 +270,7 @@ impl Core {
         self.drive_loser();
         self.answer_helpers();
         self.drive_vms();
+        self.drive_standby();
         self.drive_paths();
         self.drive_reconnect();
         self.drive_witness();

@@ -27,6 +27,8 @@ pub(crate) struct Vm {
     role: Role,
     starting: bool,
     tap_down: bool,
+    /// Its QEMU is loaded, or is being, without volumes and with vCPUs stopped.
+    prepared: bool,
     /// When the last order was given that still waits for its effect.
     ordered_at: Option<Millis>,
     /// After a failure: not before this.
@@ -42,6 +44,7 @@ impl Vm {
             role: Role::Secondary,
             starting: false,
             tap_down: false,
+            prepared: false,
             ordered_at: None,
             not_before: Millis(0),
         }
@@ -217,6 +220,30 @@ impl Core {
         self.vms.names = names;
         if authority == Authority::Full {
             self.vms.prune();
+        }
+    }
+
+    /// Has QEMUs loaded for VMs that may have to be started soon: while the peer is silent its VMs,
+    /// so that their start costs no time once it must have stopped (R6), and what is promoted.
+    pub(crate) fn drive_standby(&mut self) {
+        let peer_silent = matches!(self.mode, Mode::Suspect | Mode::Solo)
+            && !self.was_up
+            && self.facts().is_none();
+        let full = self.authority() == Authority::Full;
+        let me = self.me();
+        for (name, vm) in &mut self.vms.all {
+            let startable = vm.desired.is_some() && vm.ready && !vm.alive();
+            let soon = match self.durable.owners.get(name) {
+                Some(owner) if *owner == me => full && (vm.prepared || vm.role == Role::Promoting),
+                Some(_) => peer_silent,
+                None => false,
+            };
+            if startable && soon && !vm.prepared {
+                self.out.push(Effect::PrepareVm { vm: name.clone() });
+            } else if vm.prepared && !vm.alive() && !(startable && soon) {
+                self.out.push(Effect::DiscardVm { vm: name.clone() });
+            }
+            vm.prepared = startable && soon;
         }
     }
 

@@ -176,6 +176,42 @@ fn the_peers_vms_wait_until_its_watchdog_must_have_fired() {
     assert!(ordered(&mut rig, promotes));
 }
 
+fn prepares(effect: &Effect) -> bool {
+    matches!(effect, Effect::PrepareVm { .. })
+}
+
+fn discards(effect: &Effect) -> bool {
+    matches!(effect, Effect::DiscardVm { .. })
+}
+
+#[test]
+fn the_peers_vms_are_loaded_while_it_is_silent_and_started_from_that() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let swap = claim(&mut rig);
+    assert!(!ordered(&mut rig, prepares), "claim() has drained it");
+    rig.grant(&swap);
+    rig.wait(30_000);
+    let orders = rig.orders();
+    assert!(orders.iter().any(|effect| matches!(effect, Effect::Promote { .. })));
+    assert!(!orders.iter().any(|effect| prepares(effect) || discards(effect)), "{orders:?}");
+    rig.give(Input::PromoteDone { vm: vm(), ok: true });
+    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::StartVm { .. })));
+    rig.give(Input::VmState { vm: vm(), state: VmRun::Running });
+    rig.wait(1_000);
+    assert!(!ordered(&mut rig, |effect| prepares(effect) || discards(effect)));
+}
+
+#[test]
+fn what_was_loaded_is_put_away_when_the_peer_is_back() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.lose_peer();
+    assert_eq!(rig.orders().iter().filter(|effect| prepares(effect)).count(), 1);
+    rig.hear(PeerBody { link_up: false, ..peer() });
+    assert!(ordered(&mut rig, discards));
+    rig.wait(500);
+    assert!(!ordered(&mut rig, discards));
+}
+
 #[test]
 fn without_a_watchdog_the_peers_vms_wait_for_its_word() {
     let mut rig = Rig::in_step(paired(), &[]);

@@ -307,6 +307,24 @@ fn a_dead_server_s_vm_starts_on_the_other_after_the_witness_agreed() {
     assert_eq!(witness.state.lock().unwrap().record.winner, Some(NodeSlot::B));
     let calls = b.replication.calls();
     assert!(calls.iter().any(|call| call == "primary 0"), "{calls:?}");
+    let calls = b.vms.calls();
+    assert_eq!(calls, ["prepare till", "start till"], "loaded while it waited");
+    agent_b.kill();
+}
+
+#[test]
+fn what_a_killed_agent_had_prepared_is_put_away_by_the_next() {
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    witness.up.store(false, Ordering::SeqCst);
+    agent_a.kill();
+    b.replication.cut();
+    let prepared = |server: &Server| server.vms.calls().iter().any(|call| call == "prepare till");
+    wait("the VM prepared", &[&agent_b], || prepared(&b));
+    agent_b.kill();
+    let agent_b = agent(&b, &witness, 3 << 20);
+    wait("it put away", &[&agent_b], || b.vms.calls().iter().any(|call| call == "discard till"));
+    assert!(b.vms.launches().is_empty());
     agent_b.kill();
 }
 

@@ -60,7 +60,13 @@ pub async fn run(system: &str, data: &str) -> anyhow::Result<()> {
     println!("     {accel:?}");
     let launch = launch(system, data, accel)?;
     let name = launch.name.clone();
+    step("prepare", vms.prepare(&launch)).await?;
+    ensure!(vms.state(&name).await? == VmState::Prepared, "{:?}", vms.state(&name).await?);
+    step("discard", vms.discard(&name)).await?;
+    ensure!(vms.state(&name).await? == VmState::Absent, "{:?}", vms.state(&name).await?);
+    step("prepare again", vms.prepare(&launch)).await?;
     let started = step("start", vms.start(&launch)).await?;
+    step("discard nothing", vms.discard(&name)).await?;
     ensure!(vms.start(&launch).await.is_err(), "it was started twice");
     let status = std::fs::read_to_string(format!("/proc/{}/status", started.pid))?;
     for key in ["Uid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"] {

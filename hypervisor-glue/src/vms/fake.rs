@@ -5,7 +5,7 @@ use super::{Accel, RunningVm, StopOutcome, VmLaunch, VmState, Vms};
 use crate::error::{GlueError, Result};
 use async_trait::async_trait;
 use provisioning_protocol::ids::VmName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ pub struct FakeVms {
 #[derive(Default)]
 struct State {
     running: BTreeMap<VmName, Running>,
+    prepared: BTreeSet<VmName>,
     launches: Vec<VmLaunch>,
     calls: Vec<String>,
     refuse_start: Option<String>,
@@ -89,7 +90,21 @@ impl Vms for FakeVms {
         Ok(Accel::Tcg)
     }
 
-    async fn prepare(&self, _launch: &VmLaunch) -> Result<()> {
+    async fn prepare(&self, launch: &VmLaunch) -> Result<()> {
+        let mut state = self.state();
+        state.calls.push(format!("prepare {}", launch.name));
+        if state.running.contains_key(&launch.name) {
+            let operation = format!("prepare VM {}", launch.name);
+            return Err(GlueError::refused(operation, "it runs here already"));
+        }
+        state.prepared.insert(launch.name.clone());
+        Ok(())
+    }
+
+    async fn discard(&self, vm: &VmName) -> Result<()> {
+        let mut state = self.state();
+        state.calls.push(format!("discard {vm}"));
+        state.prepared.remove(vm);
         Ok(())
     }
 
@@ -105,6 +120,7 @@ impl Vms for FakeVms {
         }
         let pid = 1000 + u32::try_from(state.launches.len()).unwrap_or(0);
         state.launches.push(launch.clone());
+        state.prepared.remove(&launch.name);
         let running = Running { pid, state: VmState::Running, linked: true };
         state.running.insert(launch.name.clone(), running);
         Ok(RunningVm { name: launch.name.clone(), pid })
@@ -116,7 +132,8 @@ impl Vms for FakeVms {
             name: name.clone(),
             pid: running.pid,
         };
-        Ok(state.running.iter().map(one).collect())
+        let idle = state.prepared.iter().map(|name| RunningVm { name: name.clone(), pid: 999 });
+        Ok(state.running.iter().map(one).chain(idle).collect())
     }
 
     async fn stop(&self, vm: &VmName, _limit: Duration) -> Result<StopOutcome> {
@@ -133,6 +150,7 @@ impl Vms for FakeVms {
         let mut state = self.state();
         state.calls.push(format!("kill {vm}"));
         state.running.remove(vm);
+        state.prepared.remove(vm);
         Ok(())
     }
 
@@ -152,7 +170,12 @@ impl Vms for FakeVms {
     }
 
     async fn state(&self, vm: &VmName) -> Result<VmState> {
-        Ok(self.state().running.get(vm).map_or(VmState::Absent, |running| running.state.clone()))
+        let state = self.state();
+        Ok(match state.running.get(vm) {
+            Some(running) => running.state.clone(),
+            None if state.prepared.contains(vm) => VmState::Prepared,
+            None => VmState::Absent,
+        })
     }
 
     async fn console_tail(&self, vm: &VmName) -> Result<String> {

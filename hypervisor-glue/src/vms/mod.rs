@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs: QEMU as transient systemd services, so that an agent crash or update never stops one.
 
+mod disks;
 mod fake;
 mod probe;
 mod qemu;
@@ -101,6 +102,8 @@ pub enum VmState {
     Absent,
     /// Its vCPUs run.
     Running,
+    /// Loaded by [`Vms::prepare`], never started.
+    Prepared,
     /// Its vCPUs do not run; QEMU's word for why.
     Stopped(String),
     /// QEMU lives, but did not answer in time.
@@ -136,14 +139,18 @@ pub trait Vms: Send + Sync {
     /// Proves KVM by booting a marker guest with a time limit; TCG if it does not come.
     async fn probe_accel(&self) -> Result<Accel>;
 
-    /// Makes in advance what a start needs beside the volumes (taps), so that a failover does not
-    /// wait for it. Nothing if the VM runs here.
+    /// Loads QEMU with its vCPUs stopped and without the volumes, which may still be secondary, so
+    /// that a failover does not wait for it. Refused if the VM runs here.
     async fn prepare(&self, launch: &VmLaunch) -> Result<()>;
 
-    /// Makes the taps, starts QEMU and returns once QMP answers. Refused if the VM runs here.
+    /// Ends what [`Vms::prepare`] loaded. Nothing if the VM was started since, or never prepared.
+    async fn discard(&self, vm: &VmName) -> Result<()>;
+
+    /// Loads QEMU unless it was prepared for the same launch, gives it its volumes and lets its
+    /// vCPUs run. Refused if the VM runs here.
     async fn start(&self, launch: &VmLaunch) -> Result<RunningVm>;
 
-    /// All VMs that run here, also those started by an earlier agent.
+    /// All VMs with a QEMU here, also those started or prepared by an earlier agent.
     async fn running(&self) -> Result<Vec<RunningVm>>;
 
     /// Asks the guest to shut down, waits up to `limit`, then kills.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! QEMU's command line for a VM.
 
-use super::{Accel, VmLaunch, tap_name};
+use super::{Accel, VmLaunch, disks, tap_name};
 use provisioning_protocol::ids::SiteName;
 use provisioning_protocol::template::GuestFirmware;
 use std::path::Path;
@@ -23,27 +23,23 @@ pub(super) struct Places<'a> {
     pub vhost: bool,
 }
 
-/// The whole command line, program first.
-pub(super) fn command_line(launch: &VmLaunch, places: &Places<'_>) -> Vec<String> {
-    let mut line = Line(vec![places.qemu.to_owned()]);
+/// The whole command line, program first: vCPUs stopped, a placeholder of `sizes[i]` bytes for
+/// each disk.
+pub(super) fn command_line(launch: &VmLaunch, sizes: &[u64], places: &Places<'_>) -> Vec<String> {
+    let mut line = Line(vec![places.qemu.to_owned(), "-S".to_owned()]);
     machine(&mut line, launch);
     firmware(&mut line, launch, places);
     control(&mut line, places.qmp);
-    for (index, disk) in launch.disks.iter().enumerate() {
-        // Threads and not native AIO: while replication is frozen a submission blocks, and must
-        // not block QEMU's main loop. An error stops the VM instead of reaching the guest.
-        line.add(
-            "-blockdev",
-            format!(
-                "driver=host_device,node-name=disk{index},filename={},cache.direct=on,aio=threads,\
-                 discard=unmap",
-                escaped(&disk.path.display().to_string())
-            ),
-        );
+    for (index, (disk, size)) in launch.disks.iter().zip(sizes).enumerate() {
+        let node = disks::node(index);
+        for placeholder in disks::placeholder(index, *size) {
+            line.add("-blockdev", placeholder);
+        }
+        // An error stops the VM instead of reaching the guest.
         line.add(
             "-device",
             format!(
-                "virtio-blk-pci,drive=disk{index},serial={},bootindex={},werror=stop,rerror=stop",
+                "virtio-blk-pci,drive={node},serial={},bootindex={},werror=stop,rerror=stop",
                 escaped(&disk.serial),
                 index + 1
             ),
@@ -179,14 +175,21 @@ mod tests {
             vars: Path::new("/var/v"),
             vhost: false,
         };
-        command_line(launch, &places).join(" ")
+        command_line(launch, &[1 << 20, 2 << 20], &places).join(" ")
     }
 
     #[test]
     fn names_cannot_add_options() {
         let line = line(&launch(GuestFirmware::Bios, Accel::Kvm));
-        assert!(line.contains("filename=/dev/odd,,name,"), "{line}");
         assert!(line.contains("serial=data,,x=y,"), "{line}");
+    }
+
+    #[test]
+    fn nothing_runs_and_no_volume_is_open_before_the_start() {
+        let line = line(&launch(GuestFirmware::Bios, Accel::Kvm));
+        assert!(line.starts_with("qemu -S ") && !line.contains("/dev/drbd"), "{line}");
+        assert!(line.contains("null-co,node-name=disk1-empty,size=2097152"), "{line}");
+        assert!(line.contains("virtio-blk-pci,drive=disk1,"), "{line}");
     }
 
     #[test]

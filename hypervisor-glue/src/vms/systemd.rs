@@ -4,7 +4,9 @@
 use super::qemu::{OVMF_VARS, Places, command_line};
 use super::qmp::Qmp;
 use super::unit::{Grant, Properties, SEED, properties};
-use super::{Accel, RunningVm, StopOutcome, VmLaunch, VmState, Vms, probe, seed, taps, unit_name};
+use super::{
+    Accel, RunningVm, StopOutcome, VmLaunch, VmState, Vms, disks, probe, seed, taps, unit_name,
+};
 use crate::command::{CommandRunner, HostRunner};
 use crate::error::{GlueError, Result};
 use crate::network::BRIDGE;
@@ -12,9 +14,9 @@ use async_trait::async_trait;
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::template::GuestFirmware;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy};
@@ -39,8 +41,17 @@ pub struct SystemdVms {
     run: PathBuf,
     state: PathBuf,
     credentials: PathBuf,
-    /// VMs whose taps were made in advance.
-    prepared: Mutex<BTreeSet<VmName>>,
+    loads: Mutex<BTreeMap<VmName, Arc<Load>>>,
+}
+
+/// Who may load, start or discard a VM's QEMU, one at a time; inside: what it was loaded for.
+type Load = tokio::sync::Mutex<Option<Loaded>>;
+
+#[derive(PartialEq, Eq)]
+struct Loaded {
+    launch: VmLaunch,
+    /// Bytes of each disk.
+    sizes: Vec<u64>,
 }
 
 impl SystemdVms {
@@ -68,7 +79,7 @@ impl SystemdVms {
             run: "/run".into(),
             state: "/var/lib".into(),
             credentials: "/run/credentials".into(),
-            prepared: Mutex::default(),
+            loads: Mutex::default(),
         })
     }
 
@@ -192,17 +203,67 @@ impl SystemdVms {
             .map_err(|err| GlueError::file("write", &file, err))
     }
 
-    fn prepared(&self) -> MutexGuard<'_, BTreeSet<VmName>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn load_of(&self, vm: &VmName) -> Arc<Load> {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.entry(vm.clone()).or_default().clone()
     }
 
-    async fn make_taps(&self, launch: &VmLaunch) -> Result<()> {
+    /// Has a QEMU loaded for exactly this launch.
+    async fn load(&self, launch: &VmLaunch, loaded: &mut Option<Loaded>) -> Result<RunningVm> {
+        let name = &launch.name;
+        let wanted = Loaded { launch: launch.clone(), sizes: disks::sizes(&launch.disks)? };
+        if let Some(pid) = self.main_pid(name).await? {
+            match self.state(name).await? {
+                VmState::Prepared if loaded.as_ref() == Some(&wanted) => {
+                    return Ok(RunningVm { name: name.clone(), pid });
+                }
+                VmState::Prepared | VmState::Absent => self.kill(name).await?,
+                VmState::Running | VmState::Stopped(_) | VmState::Silent => {
+                    let operation = format!("start VM {name}");
+                    return Err(GlueError::refused(operation, "it runs here already"));
+                }
+            }
+        }
+        *loaded = None;
+        let properties = self.unit(launch, &wanted.sizes)?;
         self.remember_index(launch)?;
-        taps::create(&*self.runner, BRIDGE, launch.index, launch.nics).await
+        taps::create(&*self.runner, BRIDGE, launch.index, launch.nics).await?;
+        self.start_unit(launch, properties).await?;
+        let running = self.answers(name).await?;
+        *loaded = Some(wanted);
+        Ok(running)
+    }
+
+    fn unit(&self, launch: &VmLaunch, sizes: &[u64]) -> Result<Properties> {
+        let refuse = |reason| GlueError::refused(format!("start VM {}", launch.name), reason);
+        let seed = seed::disk(&launch.seed).map_err(refuse)?;
+        let vars = self.firmware_variables(launch)?;
+        let vhost = Path::new("/dev/vhost-net").exists();
+        let places = Places {
+            qemu: &self.qemu,
+            qmp: &self.qmp_socket(&launch.name),
+            seed: &self.credentials.join(unit_name(&launch.name)).join(SEED),
+            vars: &vars,
+            vhost,
+        };
+        let grant = Grant {
+            command: command_line(launch, sizes, &places),
+            seed,
+            runtime_dir: &runtime_dir(&launch.name),
+            state_dir: &state_dir(&launch.name),
+            vhost,
+        };
+        properties(launch, grant)
+    }
+
+    /// Gives a loaded QEMU its volumes and lets its vCPUs run.
+    async fn release(&self, launch: &VmLaunch) -> Result<()> {
+        let mut qmp = self.qmp(&launch.name).await?;
+        disks::hand_over(&mut qmp, &launch.disks).await?;
+        qmp.execute("cont", None).await.map(drop)
     }
 
     async fn remove_taps(&self, vm: &VmName) -> Result<()> {
-        self.prepared().remove(vm);
         match self.index_of(vm) {
             Some(index) => taps::remove(&*self.runner, index).await,
             None => Ok(()),
@@ -236,6 +297,7 @@ fn bus(operation: &str, err: &zbus::Error) -> GlueError {
 fn state_of(status: &Value) -> VmState {
     match status.get("status").and_then(Value::as_str) {
         Some("running") => VmState::Running,
+        Some("prelaunch") => VmState::Prepared,
         Some(other) => VmState::Stopped(other.chars().take(40).collect()),
         None => VmState::Silent,
     }
@@ -249,43 +311,32 @@ impl Vms for SystemdVms {
     }
 
     async fn prepare(&self, launch: &VmLaunch) -> Result<()> {
-        if self.main_pid(&launch.name).await?.is_none() {
-            self.make_taps(launch).await?;
-            self.prepared().insert(launch.name.clone());
-        }
+        let load = self.load_of(&launch.name);
+        let running = self.load(launch, &mut *load.lock().await).await?;
+        tracing::info!(vm = %launch.name, pid = running.pid, "VM prepared");
         Ok(())
     }
 
+    async fn discard(&self, vm: &VmName) -> Result<()> {
+        let load = self.load_of(vm);
+        let mut loaded = load.lock().await;
+        *loaded = None;
+        match self.state(vm).await? {
+            VmState::Prepared => self.kill(vm).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
-        if self.main_pid(&launch.name).await?.is_some() {
-            let operation = format!("start VM {}", launch.name);
-            return Err(GlueError::refused(operation, "it runs here already"));
+        let load = self.load_of(&launch.name);
+        let mut loaded = load.lock().await;
+        let running = self.load(launch, &mut loaded).await?;
+        *loaded = None;
+        if let Err(err) = self.release(launch).await {
+            // Half started is neither: what is left must not run later.
+            self.kill(&launch.name).await?;
+            return Err(err);
         }
-        let refuse = |reason| GlueError::refused(format!("start VM {}", launch.name), reason);
-        let seed = seed::disk(&launch.seed).map_err(refuse)?;
-        let vars = self.firmware_variables(launch)?;
-        let vhost = Path::new("/dev/vhost-net").exists();
-        let places = Places {
-            qemu: &self.qemu,
-            qmp: &self.qmp_socket(&launch.name),
-            seed: &self.credentials.join(unit_name(&launch.name)).join(SEED),
-            vars: &vars,
-            vhost,
-        };
-        let grant = Grant {
-            command: command_line(launch, &places),
-            seed,
-            runtime_dir: &runtime_dir(&launch.name),
-            state_dir: &state_dir(&launch.name),
-            vhost,
-        };
-        let properties = properties(launch, grant)?;
-        let prepared = self.prepared().remove(&launch.name);
-        if !prepared {
-            self.make_taps(launch).await?;
-        }
-        self.start_unit(launch, properties).await?;
-        let running = self.answers(&launch.name).await?;
         tracing::info!(vm = %launch.name, pid = running.pid, accel = ?launch.accel, "VM started");
         Ok(running)
     }

@@ -93,7 +93,10 @@ impl World {
                 self.stats.yields += u64::from(cause.code == "yielded");
                 self.stats.pairs += u64::from(cause.code == "joined");
             }
-            Effect::TapDown { .. } | Effect::TapUp { .. } => {}
+            Effect::TapDown { .. }
+            | Effect::TapUp { .. }
+            | Effect::PrepareVm { .. }
+            | Effect::DiscardVm { .. } => {}
         }
     }
 

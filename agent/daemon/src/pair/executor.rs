@@ -15,7 +15,7 @@ use crate::vms::watch::Watch;
 use agent_core::{DurableState, Effect, Input, VmRun};
 use async_trait::async_trait;
 use hypervisor_glue::network::Network;
-use hypervisor_glue::vms::{Accel, VmState, Vms};
+use hypervisor_glue::vms::{Accel, VmLaunch, VmState, Vms};
 use provisioning_protocol::ids::{NodeSlot, SiteName, VmName};
 use provisioning_protocol::peer::Path;
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
@@ -94,6 +94,8 @@ pub struct Executor {
     taps: Lane,
     path: Lane,
     vms: BTreeMap<VmName, Lane>,
+    /// QEMUs are loaded beside everything else: a promotion does not wait for it.
+    standby: BTreeMap<VmName, Lane>,
 }
 
 impl Executor {
@@ -113,7 +115,12 @@ impl Executor {
             taps: Lane::new(),
             path: Lane::new(),
             vms: BTreeMap::new(),
+            standby: BTreeMap::new(),
         }
+    }
+
+    fn standby_lane(&mut self, vm: &VmName) -> &Lane {
+        self.standby.entry(vm.clone()).or_default()
     }
 
     fn lane(&mut self, vm: &VmName) -> &Lane {
@@ -151,6 +158,8 @@ impl Executor {
                 parts.tell(Input::EvictDone { ok }).await;
             }),
             Effect::Promote { vm } => self.lane(&vm).push(promote(parts, vm)),
+            Effect::PrepareVm { vm } => self.standby_lane(&vm).push(prepare(parts, vm)),
+            Effect::DiscardVm { vm } => self.standby_lane(&vm).push(discard(parts, vm)),
             Effect::Demote { vm } => self.lane(&vm).push(async move {
                 let ok = parts.hands.demote(&vm).await;
                 parts.look.notify_one();
@@ -187,6 +196,15 @@ fn event_code(code: &str) -> &str {
 impl Parts {
     async fn tell(&self, input: Input) {
         drop(self.inputs.send(input).await);
+    }
+
+    /// How the VM is started here; `None` before its volumes are set up. Waits until it is known
+    /// how guests run.
+    async fn launch(&self, vm: &VmName) -> Option<VmLaunch> {
+        let entry = self.hands.registry.get(vm)?;
+        let mut accel = self.accel.clone();
+        let accel = accel.wait_for(Option::is_some).await.ok().and_then(|accel| *accel);
+        Some(launch(&entry, &self.site, accel.unwrap_or(Accel::Tcg)))
     }
 }
 
@@ -240,7 +258,7 @@ async fn read(parts: Arc<Parts>, request_id: u64) {
 }
 
 async fn promote(parts: Arc<Parts>, vm: VmName) {
-    let (ok, ()) = tokio::join!(parts.hands.promote(&vm), prepare(&parts, &vm));
+    let ok = parts.hands.promote(&vm).await;
     if ok {
         parts.hub.event("promoted", format!("the volumes of {vm} may be written here"));
     }
@@ -248,12 +266,17 @@ async fn promote(parts: Arc<Parts>, vm: VmName) {
     parts.tell(Input::PromoteDone { vm, ok }).await;
 }
 
-/// What the VM's start will need, while its volumes are promoted. A failure here shows there.
-async fn prepare(parts: &Parts, vm: &VmName) {
-    let Some(entry) = parts.hands.registry.get(vm) else { return };
-    let accel = parts.accel.borrow().unwrap_or(Accel::Tcg);
-    if let Err(err) = parts.vms.prepare(&launch(&entry, &parts.site, accel)).await {
-        tracing::debug!(%vm, error = error_chain(&err), "VM not prepared");
+/// A failure here shows at the start, which tries again.
+async fn prepare(parts: Arc<Parts>, vm: VmName) {
+    let Some(launch) = parts.launch(&vm).await else { return };
+    if let Err(err) = parts.vms.prepare(&launch).await {
+        tracing::warn!(%vm, error = error_chain(&err), "VM not prepared");
+    }
+}
+
+async fn discard(parts: Arc<Parts>, vm: VmName) {
+    if let Err(err) = parts.vms.discard(&vm).await {
+        tracing::warn!(%vm, error = error_chain(&err), "prepared VM not discarded");
     }
 }
 
@@ -261,13 +284,8 @@ async fn start(parts: Arc<Parts>, vm: VmName) {
     let object = vm.as_str();
     // From now on its vCPUs may run.
     parts.watch.set(&vm, VmRun::Running, true).await;
-    let result = match parts.hands.registry.get(&vm) {
-        Some(entry) => {
-            let mut accel = parts.accel.clone();
-            let accel = accel.wait_for(Option::is_some).await.ok().and_then(|accel| *accel);
-            let launch = launch(&entry, &parts.site, accel.unwrap_or(Accel::Tcg));
-            parts.vms.start(&launch).await.map_err(|err| error_chain(&err))
-        }
+    let result = match parts.launch(&vm).await {
+        Some(launch) => parts.vms.start(&launch).await.map_err(|err| error_chain(&err)),
         None => Err("its volumes are not set up on this server".to_owned()),
     };
     match result {
@@ -292,7 +310,7 @@ async fn start(parts: Arc<Parts>, vm: VmName) {
 /// After a failure: what there is. Not knowing counts as running; the watch will see.
 async fn run_of(parts: &Parts, vm: &VmName) -> VmRun {
     match parts.vms.state(vm).await {
-        Ok(VmState::Absent) => VmRun::Failed,
+        Ok(VmState::Absent | VmState::Prepared) => VmRun::Failed,
         Ok(VmState::Stopped(_)) => VmRun::Paused,
         Ok(VmState::Running | VmState::Silent) | Err(_) => VmRun::Running,
     }

@@ -57,6 +57,11 @@ impl Watch {
             let run = match self.vms.state(&vm.name).await {
                 Ok(VmState::Stopped(_)) => VmRun::Paused,
                 Ok(VmState::Absent) => continue,
+                Ok(VmState::Prepared) => {
+                    // By an agent that is no more; this one decides anew.
+                    self.vms.discard(&vm.name).await?;
+                    continue;
+                }
                 // Silent counts as running: its vCPUs may run at any moment.
                 _ => VmRun::Running,
             };
@@ -124,6 +129,11 @@ impl Watch {
             Ok(VmState::Absent) => VmRun::Failed,
             Ok(VmState::Stopped(_)) => VmRun::Paused,
             Ok(VmState::Running) => VmRun::Running,
+            Ok(VmState::Prepared) => {
+                // Found silent at the start of this agent, and taken for running.
+                drop(self.vms.discard(vm).await);
+                VmRun::Failed
+            }
             Ok(VmState::Silent) | Err(_) => return,
         };
         // Orders that came while we asked know better.
