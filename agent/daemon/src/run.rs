@@ -61,7 +61,7 @@ impl Pulse {
     }
 }
 
-/// Runs until the process is stopped.
+/// Runs until the process is stopped, or shall be started anew.
 ///
 /// # Errors
 /// If the server has no place to keep its identity.

@@ -3,6 +3,7 @@
 
 use crate::enrol::backoff::Backoff;
 use crate::enrol::flow::{client_for, witness_client_for};
+use crate::enrol::renew::Renewer;
 use crate::hq::client::{HqClient, error_chain};
 use crate::hq::poll::{self, Poller};
 use crate::hq::report;
@@ -56,7 +57,7 @@ pub struct SiteParts {
     pub pulse: Pulse,
 }
 
-/// Runs for ever.
+/// Runs until the agent shall be started anew, with a renewed certificate.
 ///
 /// # Errors
 /// If what is needed to run at all cannot be opened.
@@ -114,17 +115,23 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     tokio::spawn(provisioner.run(desired));
     tokio::spawn(report::run(hq.clone(), hub.clone(), boot));
     let identity_dir = paths.identity_dir();
-    let poller = Poller {
-        hq,
-        path: paths.desired(),
-        hub,
-        memory,
-        record: Mutex::new(record),
-        identity_dir,
-        out: desired_in,
+    let record = Arc::new(Mutex::new(record));
+    let renewer = Renewer {
+        hq: hq.clone(),
+        key,
+        record: record.clone(),
+        identity_dir: identity_dir.clone(),
+        memory: memory.clone(),
+        hub: hub.clone(),
     };
+    let poller =
+        Poller { hq, path: paths.desired(), hub, memory, record, identity_dir, out: desired_in };
     tokio::spawn(poller.run());
-    pair.engine.await.context("the pair loop has ended")
+    tokio::select! {
+        ended = pair.engine => ended.context("the pair loop has ended"),
+        // The next start of the agent uses the new certificate.
+        () = renewer.run() => Ok(()),
+    }
 }
 
 fn random() -> Result<u64, KeyError> {

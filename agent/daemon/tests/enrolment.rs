@@ -3,9 +3,11 @@
 
 mod fake_hq;
 
+use agent_daemon::durable::causes::Causes;
 use agent_daemon::enrol::chain::ChainError;
-use agent_daemon::enrol::flow::{EnrolError, Enroller};
+use agent_daemon::enrol::flow::{EnrolError, Enroller, client_for};
 use agent_daemon::enrol::jws::JwsError;
+use agent_daemon::enrol::renew::{RenewError, Renewer};
 use agent_daemon::enrol::voucher::VoucherError;
 use agent_daemon::hq::client::HqError;
 use agent_daemon::hq::tls::TlsMemory;
@@ -13,13 +15,15 @@ use agent_daemon::identity::hardware::Hardware;
 use agent_daemon::identity::key::DeviceKey;
 use agent_daemon::identity::record::EnrolmentRecord;
 use agent_daemon::identity::stick::{Stick, StickError};
+use agent_daemon::status::Hub;
+use agent_daemon::status::hub::Fixed;
 use fake_hq::{DEVICE, FakeHq, NOW_S};
 use provisioning_protocol::claim::ClaimCode;
 use provisioning_protocol::ids::NodeSlot;
 use provisioning_protocol::owner::OwnerBundle;
 use provisioning_protocol::status::Enrolment;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 static CLOCK: AtomicU64 = AtomicU64::new(0);
@@ -184,4 +188,44 @@ async fn an_hq_that_is_down_is_named() {
     let err = refused(&server(), &Stick { owner, ..stick(&hq) }).await;
     assert_eq!(err.stage(), Enrolment::Asking);
     assert!(err.to_string().contains(&closed.to_string()), "{err}");
+}
+
+fn renewer(server: &Server, record: &EnrolmentRecord) -> Renewer {
+    let enroller = &server.enroller;
+    let causes = Causes::new(server.dir.path().join("causes"), &server.dir.path().join("link"));
+    Renewer {
+        hq: client_for(record, &enroller.key, enroller.memory.clone()).unwrap(),
+        key: enroller.key.clone(),
+        record: Arc::new(Mutex::new(record.clone())),
+        identity_dir: server.dir.path().to_owned(),
+        memory: enroller.memory.clone(),
+        hub: Arc::new(Hub::new(Fixed::default(), causes)),
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_kept_and_outlives_the_first() {
+    let (hq, server) = (FakeHq::start(false).await, server());
+    hq.faults.lock().unwrap().short = true;
+    let first = server.enroller.attempt(&stick(&hq)).await.unwrap();
+    hq.faults.lock().unwrap().short = false;
+    renewer(&server, &first).attempt().await.unwrap();
+    let kept = EnrolmentRecord::load(server.dir.path()).unwrap().unwrap();
+    assert_ne!(kept.chain[0], first.chain[0]);
+    assert_eq!(EnrolmentRecord { chain: first.chain.clone(), ..kept }, first);
+    assert_eq!(hq.log.lock().unwrap().last(), Some(&"M5"));
+}
+
+#[tokio::test]
+async fn a_renewal_without_gain_or_for_another_device_is_refused() {
+    let (hq, server) = (FakeHq::start(false).await, server());
+    hq.faults.lock().unwrap().short = true;
+    let first = server.enroller.attempt(&stick(&hq)).await.unwrap();
+    let renewer = renewer(&server, &first);
+    let err = renewer.attempt().await.expect_err("it ends at the same time");
+    assert!(matches!(err, RenewError::NoGain), "{err}");
+    *hq.faults.lock().unwrap() = fake_hq::Faults { other_device: true, ..Default::default() };
+    let err = renewer.attempt().await.expect_err("it names another device");
+    assert!(matches!(err, RenewError::Chain(ChainError::OtherDevice)), "{err}");
+    assert_eq!(EnrolmentRecord::load(server.dir.path()).unwrap(), Some(first));
 }

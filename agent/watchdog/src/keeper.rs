@@ -75,7 +75,8 @@ impl Keeper {
         }
     }
 
-    /// Arms or re-arms.
+    /// Arms. An armed keeper's lease goes on as it was, or an agent that crashes again and again
+    /// could stretch it without ever having said that all runs by right.
     ///
     /// # Errors
     /// In words, if the lease is out of bounds or the state is past mending.
@@ -84,7 +85,9 @@ impl Keeper {
             return Err(format!("a lease of {lease_ms} ms is out of bounds"));
         }
         self.alive(now_ms)?;
-        self.state = State::Armed { lease_ms, until_ms: now_ms + lease_ms };
+        if self.state == State::Idle {
+            self.state = State::Armed { lease_ms, until_ms: now_ms + lease_ms };
+        }
         Ok(())
     }
 
@@ -95,7 +98,10 @@ impl Keeper {
     pub fn renew(&mut self, now_ms: u64) -> Result<(), String> {
         self.alive(now_ms)?;
         match self.state {
-            State::Armed { lease_ms, .. } => self.arm(now_ms, lease_ms),
+            State::Armed { lease_ms, .. } => {
+                self.state = State::Armed { lease_ms, until_ms: now_ms + lease_ms };
+                Ok(())
+            }
             _ => Err("not armed".to_owned()),
         }
     }
@@ -151,6 +157,13 @@ mod tests {
         keeper.renew(8_000).expect("renewed");
         assert_eq!(keeper.step(15_999), Action::Pet);
         assert_eq!(keeper.step(16_000), Action::Hold);
+    }
+
+    #[test]
+    fn only_a_renewal_moves_the_end() {
+        let mut keeper = armed();
+        keeper.arm(8_000, 8_000).expect("still armed");
+        assert_eq!(keeper.step(9_000), Action::Hold);
     }
 
     #[test]

@@ -174,12 +174,16 @@ fn parse_addresses(text: &str) -> Result<Vec<IpAddr>> {
         .collect())
 }
 
-fn save_key(file: &FsPath, private: &str) -> std::io::Result<()> {
+fn public_file(private: &FsPath) -> std::path::PathBuf {
+    private.with_extension("pub")
+}
+
+fn save_key(file: &FsPath, key: &str) -> std::io::Result<()> {
     let new = file.with_extension("new");
     let _ = std::fs::remove_file(&new);
     let mut out =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    out.write_all(format!("{private}\n").as_bytes())?;
+    out.write_all(format!("{key}\n").as_bytes())?;
     out.sync_all()?;
     std::fs::rename(&new, file)?;
     file.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
@@ -214,6 +218,7 @@ impl Network for HostNetwork {
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
                 let made = self.runner.check(Command::new("wg", ["genkey"])).await?;
                 let made = made.trim().to_owned();
+                drop(std::fs::remove_file(public_file(file)));
                 save_key(file, &made).map_err(|err| GlueError::file("write", file, err))?;
                 made
             }
@@ -222,8 +227,16 @@ impl Network for HostNetwork {
         if !tunnel::is_key(&private) {
             return Err(GlueError::parse(file.display().to_string(), "it holds no tunnel key"));
         }
+        // Kept, since a restarted agent is in a hurry.
+        let kept = public_file(file);
+        if let Ok(public) = std::fs::read_to_string(&kept)
+            && tunnel::is_key(public.trim())
+        {
+            return Ok(TunnelKeys { private, public: public.trim().to_owned() });
+        }
         let ask = Command::new("wg", ["pubkey"]).stdin(format!("{private}\n"));
         let public = self.runner.check(ask).await?.trim().to_owned();
+        save_key(&kept, &public).map_err(|err| GlueError::file("write", &kept, err))?;
         Ok(TunnelKeys { private, public })
     }
 

@@ -188,6 +188,10 @@ fn helper_runs(proc: &Path, resource: &str) -> Result<bool> {
 impl Replication for DrbdReplication {
     async fn load(&self) -> Result<()> {
         let parameter = PathBuf::from(MODULE).join("parameters/usermode_helper");
+        let loaded = std::fs::read_to_string(&parameter);
+        if loaded.is_ok_and(|now| now.trim() == self.paths.helper) {
+            return Ok(());
+        }
         let helper = format!("usermode_helper={}", self.paths.helper);
         self.runner.check(Command::new("modprobe", ["drbd", &helper, "minor_count=64"])).await?;
         let read = || std::fs::read_to_string(&parameter);

@@ -306,8 +306,17 @@ fn state_of(status: &Value) -> VmState {
 #[async_trait]
 impl Vms for SystemdVms {
     async fn probe_accel(&self) -> Result<Accel> {
+        // What was proved in this boot of the server stays true: a restarted agent is in a hurry.
+        let proved = self.run.join("forecourt/kvm-proved");
+        if proved.exists() {
+            return Ok(Accel::Kvm);
+        }
         let dir = self.run.join("forecourt/probe");
-        probe::probe(&*self.runner, &self.qemu, Path::new("/dev/kvm"), &dir).await
+        let found = probe::probe(&*self.runner, &self.qemu, Path::new("/dev/kvm"), &dir).await?;
+        if found == Accel::Kvm {
+            std::fs::write(&proved, []).map_err(|err| GlueError::file("write", &proved, err))?;
+        }
+        Ok(found)
     }
 
     async fn prepare(&self, launch: &VmLaunch) -> Result<()> {

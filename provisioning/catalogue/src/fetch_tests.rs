@@ -214,20 +214,3 @@ async fn a_target_that_is_too_small_or_one_byte_short_is_refused() {
     let err = verify_image(setup.image(), &setup.target()).await;
     assert!(matches!(err, Err(FetchError::Target { .. })), "{err:?}");
 }
-
-/// Not a rule: prints the speed of a scan, for SPECIFICATION.md.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn measure_scan() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let bytes = noise("big", 256 << 20);
-    let start = Instant::now();
-    let manifest = build_bytes(folder.path(), 1, &bytes);
-    println!("build: {:.0} MB/s", 268.0 / start.elapsed().as_secs_f64());
-    let start = Instant::now();
-    let image = manifest.system_image();
-    let path = folder.path().join("system.raw");
-    let stats = fetch_image(image, &[], &path, &limits(), &|_| {}).await.expect("whole");
-    assert_eq!(stats.reused_bytes, stats.total_bytes);
-    println!("scan: {:.0} MB/s", 268.0 / start.elapsed().as_secs_f64());
-}

@@ -17,6 +17,7 @@ pub mod accel;
 pub mod artifacts;
 pub mod bench;
 pub mod channel;
+pub mod closed;
 pub mod console;
 pub mod demo;
 pub mod failover;

@@ -28,6 +28,11 @@ pub const ALL: &[Scenario] = &[
         run: crate::console::console,
     },
     Scenario {
+        name: "closed",
+        about: "no login, no package manager, no port open on the LAN",
+        run: crate::closed::closed,
+    },
+    Scenario {
         name: "agent-kill",
         about: "the agent is killed while a VM runs: the VM goes on, the agent picks it up",
         run: agent_kill,

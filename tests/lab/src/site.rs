@@ -13,6 +13,7 @@ use crate::stick;
 use crate::timeline::Timeline;
 use anyhow::{Context, bail};
 use provisioning_protocol::peer::PeerState;
+use provisioning_protocol::report::VmPhase;
 use provisioning_protocol::status::{Enrolment, LocalStatus};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -227,11 +228,8 @@ impl Site {
 
     fn find_vm(&self) -> anyhow::Result<&'static str> {
         for server in [&self.a, &self.b] {
-            if !server.is_on() {
-                continue;
-            }
-            let unit = format!("systemctl is-active forecourt-vm-{VM}.service");
-            if server.exec(&unit)?.text.trim() == "active" {
+            let runs = |phase| matches!(phase, VmPhase::Running | VmPhase::Healthy);
+            if server.is_on() && server.status()?.server.vms.iter().any(|vm| runs(vm.phase)) {
                 return Ok(server.name());
             }
         }

@@ -147,8 +147,11 @@ impl World {
             Shell::Evict { vms, ordered_at } => self.evict(node, vms, ordered_at),
             Shell::Reconnect => self.reconnect(node),
             Shell::Armed(armed) => {
+                // Arming what is armed does not move the end of the lease.
+                if !self.nodes[node].armed {
+                    self.nodes[node].renewed_at = self.now;
+                }
                 self.nodes[node].armed = armed;
-                self.nodes[node].renewed_at = self.now;
                 self.feed(node, Input::WatchdogArmed(armed));
             }
             Shell::Unreachable { request_id } => {

@@ -5,4 +5,5 @@ pub mod backoff;
 pub mod chain;
 pub mod flow;
 pub mod jws;
+pub mod renew;
 pub mod voucher;

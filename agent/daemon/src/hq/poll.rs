@@ -45,7 +45,7 @@ pub struct Poller {
     /// TLS memory: knows whether the clock counts.
     pub memory: Arc<TlsMemory>,
     /// Enrolment record: keeps the clock's floor.
-    pub record: Mutex<EnrolmentRecord>,
+    pub record: Arc<Mutex<EnrolmentRecord>>,
     /// Where the record is kept.
     pub identity_dir: PathBuf,
     /// Who wants to know.

@@ -43,8 +43,13 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Runs until the core is gone.
-    pub async fn run(self) {
+    /// Runs until the core is gone. `found`: what there was at the start of this agent.
+    pub async fn run(self, found: Vec<ReplicaStatus>) {
+        let mut last: Option<LinkSummary> = None;
+        if !self.attaching(&found) && !found.is_empty() {
+            // VMs may run under an earlier agent's lease: the core must see soon that all is well.
+            self.tell(&found, &mut last).await;
+        }
         while let Err(err) = self.replication.load().await {
             let words = format!("Replication is not available: {}", error_chain(&err));
             self.hub.problem(Concern::Disks, "drbd", Some(words));
@@ -52,7 +57,6 @@ impl Monitor {
         }
         self.hub.problem(Concern::Disks, "drbd", None);
         let mut events = None;
-        let mut last: Option<LinkSummary> = None;
         let started = Instant::now();
         while !self.inputs.is_closed() {
             if events.is_none() {
@@ -60,10 +64,7 @@ impl Monitor {
             }
             if let Ok(statuses) = self.replication.status().await {
                 self.finish_new(&statuses).await;
-                // After a restart of the agent the kernel still has them all: that is soon told,
-                // for VMs that run by right must not be stopped meanwhile.
-                let attaching = self.registry.awaited() > 0 && !self.all_attached(&statuses);
-                if !attaching || started.elapsed() >= ATTACH_LIMIT {
+                if !self.attaching(&statuses) || started.elapsed() >= ATTACH_LIMIT {
                     self.tell(&statuses, &mut last).await;
                 }
             }
@@ -75,9 +76,11 @@ impl Monitor {
         }
     }
 
-    fn all_attached(&self, statuses: &[ReplicaStatus]) -> bool {
+    /// Whether volumes that exist are still to come. After a restart of the agent the kernel still
+    /// has them all.
+    fn attaching(&self, statuses: &[ReplicaStatus]) -> bool {
         let attached = |number| statuses.iter().any(|status| status.number == number);
-        self.registry.counted().into_iter().all(attached)
+        self.registry.awaited() > 0 && !self.registry.counted().into_iter().all(attached)
     }
 
     async fn wait(&self, events: &mut Option<mpsc::Receiver<ReplicaEvent>>, period: Duration) {

@@ -17,7 +17,7 @@ use crate::vms::registry::Registry;
 use crate::vms::watch::Watch;
 use agent_core::{BootFacts, Config, Core, Input, VmRun};
 use anyhow::Context as _;
-use hypervisor_glue::replication::{Replication, Role};
+use hypervisor_glue::replication::{ReplicaStatus, Role};
 use hypervisor_glue::vms::{Accel, Vms};
 use provisioning_protocol::ids::{SiteName, VmName};
 use provisioning_protocol::peer::Path;
@@ -76,7 +76,9 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     let look = Arc::new(Notify::new());
     let watch = Watch::new(glue.vms.clone(), registry.clone(), hub.clone(), inputs.clone());
     let mut vms = watch.adopt().await.context("VMs running here")?;
-    left_primary(&*glue.replication, &registry, &mut vms).await;
+    // Before the kernel module is loaded there is no status, and nothing is primary.
+    let replicas = glue.replication.status().await.unwrap_or_default();
+    left_primary(&replicas, &registry, &mut vms);
     let facts = BootFacts {
         durable: durable(payload),
         vms,
@@ -117,18 +119,12 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         changed: look.clone(),
         split_brain,
     };
-    tokio::spawn(monitor.run());
+    tokio::spawn(monitor.run(replicas));
     Ok(Pair { inputs, look, engine })
 }
 
 /// VMs without a QEMU whose volumes an earlier agent left primary.
-async fn left_primary(
-    replication: &dyn Replication,
-    registry: &Registry,
-    vms: &mut Vec<(VmName, VmRun)>,
-) {
-    // Before the kernel module is loaded there is no status, and nothing is primary.
-    let statuses = replication.status().await.unwrap_or_default();
+fn left_primary(statuses: &[ReplicaStatus], registry: &Registry, vms: &mut Vec<(VmName, VmRun)>) {
     for status in statuses.iter().filter(|status| status.role == Role::Primary) {
         match registry.owner_of(status.number) {
             Some(vm) if vms.iter().all(|(name, _)| *name != vm) => {

@@ -39,6 +39,8 @@ pub struct Faults {
     pub refuse: Option<(u16, &'static str, Option<u32>)>,
     /// Names another device in the certificate.
     pub other_device: bool,
+    /// The certificate ends in 2027.
+    pub short: bool,
 }
 
 pub struct FakeHq {
@@ -131,6 +133,7 @@ impl FakeHq {
             .route(REQUEST_VOUCHER_PATH, post(voucher))
             .route(CACERTS_PATH, get(authorities))
             .route(SIMPLE_ENROLL_PATH, post(certificate))
+            .route(SIMPLE_REENROLL_PATH, post(renewal))
             .route(ENROLL_STATUS_PATH, post(status))
             .with_state(inner);
         let listener = TlsListener { listener, acceptor: TlsAcceptor::from(tls) };
@@ -256,10 +259,23 @@ async fn certificate(
     if basic.split_once(':').map(|(_, code)| code) != Some(hq.claim.secret()) {
         return problem(401, "bad_claim", None);
     }
-    let csr = STANDARD.decode(&body).unwrap();
+    issue(&hq, &body)
+}
+
+async fn renewal(State(hq): State<Arc<Inner>>, body: axum::body::Bytes) -> Response {
+    hq.log.lock().unwrap().push("M5");
+    issue(&hq, &body)
+}
+
+fn issue(hq: &Inner, body: &[u8]) -> Response {
+    let csr = STANDARD.decode(body).unwrap();
     let csr = rcgen::CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
     let mut params = CertificateParams::default();
-    let device = if hq.faults.lock().unwrap().other_device { "other" } else { DEVICE };
+    let faults = hq.faults.lock().unwrap();
+    let device = if faults.other_device { "other" } else { DEVICE };
+    if faults.short {
+        params.not_after = rcgen::date_time_ymd(2027, 1, 1);
+    }
     let uri = format!("urn:uuid:{device}");
     params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
     let issuer = Issuer::from_ca_cert_pem(&hq.issuing.pem, &hq.issuing.key).unwrap();
