@@ -27,6 +27,8 @@ pub struct Config {
     pub witness_retry_ms: u64,
     /// Read the witness record this often while nothing happens.
     pub witness_poll_ms: u64,
+    /// Without an answer from the witness for this long the tie-break leaves HQ (R5).
+    pub tie_ms: u64,
     /// vCPUs of a frozen VM are stopped after this long (guests' SCSI timeouts start at 30 s).
     pub pause_ms: u64,
     /// From link loss to the start of the peer's VMs: pause 5 s or lease 8 s + watchdog 10 s +
@@ -40,6 +42,12 @@ pub struct Config {
     pub evict_ms: u64,
     /// Pause before a failed promotion or VM start is tried again.
     pub retry_ms: u64,
+    /// So many losses of a healthy pair's link ...
+    pub flap_count: usize,
+    /// ... within this long ...
+    pub flap_window_ms: u64,
+    /// ... keep the peer out of the in-sync set for this long (R12).
+    pub flap_guard_ms: u64,
     /// The cable must be well this long before replication goes back to it.
     pub failback_ms: u64,
 }
@@ -59,12 +67,16 @@ impl Config {
             claim_delay_ms: 1_500,
             witness_retry_ms: 3_000,
             witness_poll_ms: 10_000,
+            tie_ms: 30_000,
             pause_ms: 5_000,
             fence_ms: 25_000,
             solo_boot_ms: 60_000,
             cold_boot_ms: 180_000,
             evict_ms: 20_000,
             retry_ms: 5_000,
+            flap_count: 3,
+            flap_window_ms: 3_600_000,
+            flap_guard_ms: 7_200_000,
             failback_ms: 30_000,
         }
     }

@@ -29,7 +29,9 @@
 //! | --- | --- |
 //! | `settle` | R1 yield, R2 grant, R3 lose, R4 join, keeping what the peer yielded |
 //! | `suspect` | R1 who yields, R2 and R9 when to ask the witness |
+//! | `tie` | R5 where the tie-break lies, R2 for its holder |
 //! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
+//! | `flap` | R12, a peer that leaves again and again |
 //! | `loser` | helper answers, eviction |
 //! | `witness`, `ask` | R10, claims, publishing |
 //! | `authority` | R11, the watchdog lease |
@@ -41,6 +43,7 @@ mod ask;
 mod authority;
 mod config;
 mod effect;
+mod flap;
 mod input;
 mod invariants;
 mod loser;
@@ -51,6 +54,7 @@ mod solo;
 mod state;
 mod suspect;
 mod talk;
+mod tie;
 mod vms;
 mod why;
 mod witness;
@@ -119,6 +123,7 @@ pub struct Core {
     yields: suspect::Yields,
     watchdog: Option<bool>,
     armed_at: Option<Millis>,
+    flaps: flap::Flaps,
     paths: paths::Paths,
     reconnected_at: Option<Millis>,
     sent_at: Option<Millis>,
@@ -160,6 +165,7 @@ impl Core {
             yields: suspect::Yields::default(),
             watchdog: None,
             armed_at: None,
+            flaps: flap::Flaps::default(),
             paths: paths::Paths::default(),
             reconnected_at: None,
             sent_at: None,
@@ -256,6 +262,9 @@ impl Core {
             self.ever_up = true;
         } else if !up && self.was_up {
             self.link_down_since = self.now;
+            if self.mode == Mode::Pair {
+                self.note_departure();
+            }
         }
         self.was_up = up;
         let both = self.facts().is_some_and(|peer| {

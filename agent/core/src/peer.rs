@@ -3,7 +3,7 @@
 
 use crate::state::Millis;
 use provisioning_protocol::ids::{Epoch, NodeSlot};
-use provisioning_protocol::peer::{Path, PeerBody};
+use provisioning_protocol::peer::{Path, PeerBody, Tie};
 use std::collections::{BTreeSet, VecDeque};
 
 /// How many earlier boots of the peer are remembered, to drop their late datagrams.
@@ -52,6 +52,10 @@ pub(crate) struct PeerFacts {
     pub released: bool,
     /// Whether it hears us by a path by which we hear it.
     pub mutual: bool,
+    /// Who breaks the tie, on its disk.
+    pub tie: Tie,
+    /// Whether HQ has not answered it for long.
+    pub hq_lost: bool,
 }
 
 impl PeerFacts {
@@ -176,6 +180,8 @@ impl PeerView {
             watchdog_armed: body.watchdog_armed,
             released: body.released && body.running.is_empty(),
             mutual: self.talking(now, heard_ms),
+            tie: body.tie,
+            hq_lost: body.hq_lost,
         })
     }
 }

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 pub(crate) enum Reason {
     /// The witness granted it.
     Granted,
+    /// The tie-break lies on this server.
+    Held,
     /// The peer has given up its vote.
     Kept,
     /// The peer or the witness is ahead.
@@ -26,6 +28,8 @@ pub(crate) enum Reason {
     Followed,
     /// The peer's VMs are taken over.
     TookOver,
+    /// The tie-break goes elsewhere.
+    MovedTie,
     /// Owner entries, marks and flags; neither epoch nor votes.
     Note,
 }
@@ -63,9 +67,12 @@ impl Core {
         self.durable = pending.state;
         match pending.reason {
             Reason::Yielded => self.yields.start_outdate(),
-            Reason::Granted | Reason::Kept | Reason::Joined | Reason::Followed => {
-                self.yields.forget();
-            }
+            Reason::Granted
+            | Reason::Held
+            | Reason::Kept
+            | Reason::Joined
+            | Reason::Followed
+            | Reason::MovedTie => self.yields.forget(),
             Reason::Lost | Reason::TookOver | Reason::Note => {}
         }
         self.report_settled(pending.reason);
@@ -82,19 +89,21 @@ impl Core {
             || self.follow(peer)
             || self.join(peer)
             || self.accept_grant()
+            || self.go_on_as_holder()
             || self.yield_to_peer(peer)
             || self.take_over(peer)
+            || self.move_tie(peer)
             || self.note(peer);
     }
 
-    fn base(&self, epoch: Epoch, in_sync: BTreeSet<NodeSlot>) -> DurableState {
+    pub(crate) fn base(&self, epoch: Epoch, in_sync: BTreeSet<NodeSlot>) -> DurableState {
         let solo = in_sync.len() == 1 && in_sync.contains(&self.me());
         let last_seen =
             self.witness.trusted(&self.durable).map(WitnessMark::of).or(self.durable.last_seen);
         DurableState { epoch, in_sync, solo, last_seen, ..self.durable.clone() }
     }
 
-    fn alone(&self) -> BTreeSet<NodeSlot> {
+    pub(crate) fn alone(&self) -> BTreeSet<NodeSlot> {
         [self.me()].into()
     }
 
@@ -177,7 +186,7 @@ impl Core {
             && peer.at >= self.link_up_since;
         if can {
             let mut state = self.base(peer.epoch, NodeSlot::BOTH.into());
-            state.peer_watchdog = peer.watchdog_armed;
+            (state.peer_watchdog, state.tie) = (peer.watchdog_armed, peer.tie);
             if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
                 state.owners.clone_from(&body.owners);
             }
@@ -192,6 +201,7 @@ impl Core {
         let Some(peer) = peer else { return false };
         // An answer 7 still on its way to the kernel must not outlive the grant behind it.
         let ready = self.joinable()
+            && !self.flap_guarded()
             && (!self.durable.solo || self.helpers.is_empty())
             && peer.mutual
             && peer.link_up
@@ -203,7 +213,8 @@ impl Core {
         let mine = self.durable.epoch;
         let epoch = self.witness.epoch_seen(mine).max(peer.epoch).max(mine).next();
         let state = self.base(epoch, NodeSlot::BOTH.into());
-        let state = DurableState { peer_watchdog: peer.watchdog_armed, ..state };
+        let tie = self.joined_tie(&peer);
+        let state = DurableState { peer_watchdog: peer.watchdog_armed, tie, ..state };
         self.persist(state, Reason::Joined);
         true
     }
@@ -223,7 +234,11 @@ impl Core {
             // A peer behind follows by itself; one ahead without the pair needs a newer epoch.
             return peer.epoch > mine;
         }
-        !peer.paired() || self.claimed || peer.claimed || self.record_contradicts()
+        !peer.paired()
+            || peer.tie != self.durable.tie
+            || self.claimed
+            || peer.claimed
+            || self.record_contradicts()
     }
 
     /// The witness stands at my epoch or above with something else than this pair: a late grant.

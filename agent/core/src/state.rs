@@ -2,6 +2,7 @@
 //! What a server must remember across a power loss.
 
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
+pub use provisioning_protocol::peer::Tie;
 use provisioning_protocol::witness::WitnessRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,21 +17,6 @@ impl Millis {
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
-}
-
-/// Who breaks the tie when the two servers cannot talk.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Tie {
-    /// The witness at HQ.
-    #[default]
-    Hq,
-    /// A witness on site.
-    Local,
-    /// One of the two servers.
-    Node(NodeSlot),
 }
 
 /// How far the witness had got when it was last believed (rule R10).

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The link is down and nobody has given anything up yet: settle it with the peer if it can be
-//! reached (R1), else ask the witness (R2), at once or after the grace of a cold start (R9).
+//! reached (R1), else ask the witness (R2) or go on as the tie-holder (R5), at once or after the
+//! grace of a cold start (R9).
 
 use crate::peer::PeerFacts;
 use crate::state::Tie;
@@ -65,8 +66,10 @@ pub(crate) enum Block {
     Disk,
     /// The data of the two servers has diverged.
     SplitBrain,
-    /// The tie is not at HQ; nothing else is built yet.
+    /// The tie-break lies on the other server, or on a witness that is not built yet.
     TieElsewhere,
+    /// The tie-break lies here: nobody needs to be asked.
+    Holder,
     /// The pair was never made known to the witness.
     NeverSeen,
     /// The witness lost its memory or was restored (R10).
@@ -151,11 +154,15 @@ impl Core {
         if heard.is_some_and(|peer| peer.mutual && (peer.votes || peer.has_me)) {
             return Block::PeerTalks;
         }
-        if self.cold && self.now.since(self.boot_at) < self.config.cold_boot_ms {
+        let holder = self.durable.tie == Tie::Node(self.me());
+        let wait_ms = if holder { self.config.solo_boot_ms } else { self.config.cold_boot_ms };
+        if self.cold && self.now.since(self.boot_at) < wait_ms {
             return Block::ColdWait;
         }
-        if self.durable.tie != Tie::Hq {
-            return Block::TieElsewhere;
+        match self.durable.tie {
+            Tie::Hq => {}
+            Tie::Node(_) if holder => return Block::Holder,
+            Tie::Node(_) | Tie::Local => return Block::TieElsewhere,
         }
         if self.durable.last_seen.is_none() {
             return Block::NeverSeen;
@@ -168,7 +175,7 @@ impl Core {
     }
 
     /// Since the loss and the silence, with a head start for the side that has more to run.
-    fn claim_due(&self) -> bool {
+    pub(crate) fn claim_due(&self) -> bool {
         let owners = &self.durable.owners;
         let mine = self.vms.weight(owners, self.me());
         let theirs = self.vms.weight(owners, self.me().peer());

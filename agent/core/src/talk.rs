@@ -77,6 +77,8 @@ impl Core {
             claimed: self.claimed,
             sees_watchdog: self.durable.peer_watchdog,
             owners: self.durable.owners.clone(),
+            tie: self.durable.tie,
+            hq_lost: self.hq_lost(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::effect::{Cause, Effect};
 use crate::settle::Reason;
+use crate::state::Tie;
 use crate::suspect::Block;
 use crate::{Core, Disk, Mode};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
@@ -106,6 +107,11 @@ impl Core {
             Reason::Granted => {
                 ("grant", format!("The witness at HQ let this server go on alone (epoch {epoch})."))
             }
+            Reason::Held => (
+                "grant",
+                format!("HQ is out of reach and this server holds the tie-break (epoch {epoch})."),
+            ),
+            Reason::MovedTie => ("tie", self.tie_cause()),
             Reason::Kept => (
                 "grant",
                 format!("The other server gave way; this one goes on alone (epoch {epoch})."),
@@ -131,6 +137,9 @@ impl Core {
     fn cause(&self) -> String {
         match self.mode {
             Mode::Boot => "Starting: reading the disks and listening for the other server.".into(),
+            Mode::Pair if self.pair_confirmed() && self.durable.tie != Tie::Hq => {
+                format!("Both servers are in sync. {}", self.tie_cause())
+            }
             Mode::Pair if self.pair_confirmed() => "Both servers are in sync.".into(),
             Mode::Pair if self.facts().is_some() => {
                 "In sync; agreeing on a new epoch with the other server.".into()
@@ -141,6 +150,16 @@ impl Core {
             Mode::Solo => self.solo_cause(),
             Mode::Loser => "Another server goes on; this one is releasing its VMs.".into(),
             Mode::Wait => self.wait_cause(),
+        }
+    }
+
+    fn tie_cause(&self) -> String {
+        match self.durable.tie {
+            Tie::Hq => "HQ is back: it says again who may go on alone.".into(),
+            Tie::Node(slot) => {
+                format!("HQ is out of reach: if they part, server {slot} goes on alone.")
+            }
+            Tie::Local => "The witness on site says who may go on alone.".into(),
         }
     }
 
@@ -171,7 +190,11 @@ impl Core {
                 "Stopped: the data on the two servers has diverged; an operator must choose."
             }
             Block::TieElsewhere => {
-                "Frozen: the tie-break is not at HQ, and this version knows no other."
+                "Frozen: HQ was out of reach, so the pair had agreed that only the other server may \
+                 go on alone. Bring the other server back."
+            }
+            Block::Holder => {
+                "The other server is lost; this one holds the tie-break and goes on alone."
             }
             Block::NeverSeen => {
                 "Frozen: this pair was never made known to the witness, so nobody may go on alone."
@@ -193,6 +216,11 @@ impl Core {
     }
 
     fn solo_cause(&self) -> String {
+        if self.flap_guarded() && self.was_up {
+            return "Going on alone: the other server was lost again and again, so it is only kept \
+                    up to date for now."
+                .into();
+        }
         if !self.peer_has_vms() {
             return "Going on alone; the other server is out of sync.".into();
         }

@@ -6,7 +6,7 @@ mod rig;
 use agent_core::{DurableState, Effect, HelperCode, Input, Tie, VmRun, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
-use provisioning_protocol::witness::WitnessRecord;
+use provisioning_protocol::witness::{WitnessRecord, WitnessState};
 use rig::{ME, PEER, Rig, link, paired, peer, record, vm};
 
 fn claim(rig: &mut Rig) -> provisioning_protocol::witness::WitnessSwap {
@@ -124,7 +124,7 @@ fn a_tie_that_is_not_at_hq_stays_frozen_and_says_so() {
     rig.lose_peer();
     rig.wait(60_000);
     assert_eq!(rig.swaps(), []);
-    assert!(rig.core.status().cause.contains("tie-break"));
+    assert!(rig.core.status().cause.contains("only the other server"));
 }
 
 #[test]
@@ -335,4 +335,128 @@ fn a_witness_that_refuses_is_not_asked_in_a_rush() {
         }
     }
     assert!((2..=8).contains(&asked), "asked {asked} times in 10 s");
+}
+
+/// Hears this for a while, five times a second.
+fn hear_for(rig: &mut Rig, ms: u64, body: &PeerBody) {
+    for _ in 0..ms / 200 {
+        rig.hear(body.clone());
+        rig.wait(200);
+    }
+}
+
+#[test]
+fn the_tie_leaves_a_silent_hq_and_who_gives_it_up_writes_first() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    hear_for(&mut rig, 60_000, &peer());
+    assert_eq!(rig.core.durable().tie, Tie::Hq, "HQ answers the peer");
+    hear_for(&mut rig, 2_000, &PeerBody { hq_lost: true, ..peer() });
+    assert_eq!(rig.core.durable().tie, Tie::Node(PEER), "its VM runs there");
+    assert_eq!((rig.core.durable().epoch, rig.core.durable().paired()), (Epoch(6), true));
+    rig.orders();
+    rig.lose_peer();
+    rig.wait(600_000);
+    assert_eq!(rig.swaps(), []);
+    assert!(!rig.core.durable().solo);
+    assert!(rig.core.status().cause.contains("only the other server"));
+}
+
+fn holding() -> Rig {
+    let mut rig = Rig::new(Some(DurableState { tie: Tie::Node(ME), ..paired() }), &[]);
+    rig.give(Input::LinkChanged(link(true)));
+    hear_for(&mut rig, 4_000, &PeerBody { tie: Tie::Node(ME), ..peer() });
+    rig
+}
+
+#[test]
+fn the_holder_of_the_tie_goes_on_without_asking_anyone() {
+    let mut rig = holding();
+    rig.lose_peer();
+    rig.orders();
+    rig.wait(3_000);
+    assert!(rig.core.durable().solo);
+    assert_eq!(rig.swaps(), [], "nobody is asked");
+}
+
+#[test]
+fn the_tie_goes_back_once_hq_answers_and_knows_the_pair() {
+    let mut rig = holding();
+    let body = PeerBody { tie: Tie::Node(ME), ..peer() };
+    for _ in 0..100 {
+        for order in rig.orders() {
+            if let Effect::ReadWitness { request_id } = order {
+                rig.answer(request_id, false, record());
+            }
+        }
+        hear_for(&mut rig, 200, &body);
+    }
+    assert_eq!((rig.core.durable().tie, rig.core.durable().epoch), (Tie::Hq, Epoch(6)));
+    rig.lose_peer();
+    rig.wait(5_000);
+    assert!(!rig.core.durable().solo, "HQ must be asked again");
+}
+
+#[test]
+fn a_tie_on_which_the_two_disagree_is_given_up_by_slot_a_alone() {
+    // This is slot B: it waits for A to give up first, and then follows.
+    let mut rig = Rig::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
+    hear_for(&mut rig, 5_000, &peer());
+    assert_eq!(rig.core.durable().tie, Tie::Node(PEER));
+    let given = PeerBody { epoch: Epoch(6), tie: Tie::Node(ME), ..peer() };
+    hear_for(&mut rig, 1_000, &given);
+    assert_eq!((rig.core.durable().tie, rig.core.durable().epoch), (Tie::Node(ME), Epoch(6)));
+}
+
+/// Passes time with a witness that answers; the peer says this, if anything.
+fn live(rig: &mut Rig, witness: &mut WitnessState, ms: u64, peer: Option<&PeerBody>) {
+    for _ in 0..ms / 200 {
+        if let Some(body) = peer {
+            rig.hear(body.clone());
+        }
+        rig.wait(200);
+        for order in rig.orders() {
+            match order {
+                Effect::AskWitness { swap } => {
+                    let answer = witness.swap(&swap);
+                    rig.answer(answer.request_id, answer.granted, answer.record);
+                }
+                Effect::ReadWitness { request_id } => {
+                    rig.answer(request_id, false, witness.record.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_leaves_three_times_an_hour_is_not_counted_in_sync_for_two_hours() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let mut witness = WitnessState { record: record(), last: None };
+    let outdated = |rig: &Rig| PeerBody {
+        epoch: rig.core.durable().epoch,
+        in_sync: [ME].into(),
+        running: [].into(),
+        ..peer()
+    };
+    for left in 1..=3 {
+        rig.lose_peer();
+        live(&mut rig, &mut witness, 5_000, None);
+        assert!(rig.core.durable().solo, "departure {left}");
+        rig.give(Input::LinkChanged(link(true)));
+        let back = outdated(&rig);
+        live(&mut rig, &mut witness, 4_000, Some(&back));
+        assert_eq!(rig.core.durable().paired(), left < 3, "departure {left}");
+        if left < 3 {
+            let joined = PeerBody { epoch: rig.core.durable().epoch, ..peer() };
+            live(&mut rig, &mut witness, 15_000, Some(&joined));
+            assert_eq!(rig.core.status().state, PeerState::Pair);
+        }
+    }
+    assert!(rig.core.status().cause.contains("again and again"));
+    let back = outdated(&rig);
+    live(&mut rig, &mut witness, 7_190_000, Some(&back));
+    assert!(!rig.core.durable().paired(), "it has not been two hours");
+    live(&mut rig, &mut witness, 20_000, Some(&back));
+    assert!(rig.core.durable().paired(), "two hours later it counts again");
 }

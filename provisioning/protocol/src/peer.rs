@@ -48,6 +48,21 @@ pub struct PeerDatagram {
     pub body: PeerBody,
 }
 
+/// Who breaks the tie when the two servers cannot talk.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Tie {
+    /// The witness at HQ.
+    #[default]
+    Hq,
+    /// A witness on site.
+    Local,
+    /// One of the two servers.
+    Node(NodeSlot),
+}
+
 /// What one agent tells the other, several times a second.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerBody {
@@ -85,6 +100,13 @@ pub struct PeerBody {
     /// Sender's durable table of where each VM belongs.
     #[serde(default)]
     pub owners: BTreeMap<VmName, NodeSlot>,
+    /// Sender's durable tie-break.
+    #[serde(default)]
+    pub tie: Tie,
+    /// Whether the witness at HQ has not answered the sender for so long that the pair should
+    /// settle a tie by itself.
+    #[serde(default)]
+    pub hq_lost: bool,
 }
 
 /// States a server tells its peer.

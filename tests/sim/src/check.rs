@@ -3,7 +3,7 @@
 //! told, where vCPUs run. A failed check ends the run.
 
 use crate::world::{World, slot};
-use agent_core::{DurableState, VmRun};
+use agent_core::{DurableState, Tie, VmRun};
 
 /// Whether `log` holds every id of `acked`; both rise.
 pub(crate) fn holds_all(log: &[u32], acked: &[u32]) -> bool {
@@ -108,7 +108,9 @@ impl World {
         use provisioning_protocol::peer::PeerState;
         let pair = self.nodes.iter().all(|node| {
             node.alive()
-                && node.core.as_ref().is_some_and(|core| core.status().state == PeerState::Pair)
+                && node.core.as_ref().is_some_and(|core| {
+                    core.status().state == PeerState::Pair && core.durable().tie == Tie::Hq
+                })
         });
         pair && self.volumes_made && (0..self.vms.len()).all(|vm| self.running(vm) == 1)
     }

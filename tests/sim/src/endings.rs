@@ -3,7 +3,8 @@
 //! promises for it within the time it promises.
 
 use crate::HEAL_MS_MAX;
-use crate::world::World;
+use crate::world::{Node, World, slot};
+use agent_core::Tie;
 
 /// From the loss of a server to all VMs running on the other: detection, the wait for its
 /// watchdog, and the start.
@@ -12,12 +13,17 @@ const FAILOVER_MS_MAX: u64 = 60_000;
 const ALONE_MS_MAX: u64 = 240_000;
 /// A broken path is left within this time, and nobody goes on alone.
 const SWITCH_MS_MAX: u64 = 15_000;
+/// Without HQ the tie-break is on site within this time.
+const TIE_MS_MAX: u64 = 60_000;
 
 impl World {
     pub(crate) fn show_ending(&mut self) {
         let start = self.now;
         let node = self.rng.index(2);
-        match self.rng.index(8) {
+        match self.rng.index(11) {
+            8 => self.ending_wan_then_loss(),
+            9 => self.ending_wan_then_all_cut(),
+            10 => self.ending_wan_then_holder_lost(),
             0 => self.ending_loss(node),
             1 => self.ending_cold_alone(node),
             2 => self.ending_cold_staggered(node),
@@ -113,6 +119,56 @@ impl World {
         self.wan_from = [false; 2];
         self.replication_open = false;
         self.must_run_within(FAILOVER_MS_MAX, "the pair's own agreement does not come about");
+    }
+
+    /// The WAN dies, and the pair agrees who may go on without it.
+    fn tie_on_site(&mut self) -> usize {
+        self.wan_to = [false; 2];
+        self.wan_from = [false; 2];
+        let end = self.now + TIE_MS_MAX;
+        if !self.until(end, |world| world.holder().is_some()) {
+            self.missed("the tie-break does not leave HQ", TIE_MS_MAX);
+        }
+        self.holder().unwrap_or(0)
+    }
+
+    /// The server both count on to go on alone.
+    fn holder(&self) -> Option<usize> {
+        let tie = |node: &Node| node.core.as_ref().map(|core| core.durable().tie);
+        let [a, b] = [tie(&self.nodes[0]), tie(&self.nodes[1])];
+        (0..2).find(|node| a == b && a == Some(Tie::Node(slot(*node))))
+    }
+
+    /// WAN down, then the server without the tie-break dies.
+    fn ending_wan_then_loss(&mut self) {
+        let holder = self.tie_on_site();
+        self.power_off(1 - holder, None);
+        self.must_run_within(FAILOVER_MS_MAX, "the holder of the tie-break does not go on");
+    }
+
+    /// WAN down, then all links between the servers.
+    fn ending_wan_then_all_cut(&mut self) {
+        self.tie_on_site();
+        self.open = [[false; 2]; 2];
+        self.must_run_within(FAILOVER_MS_MAX, "a full cut without WAN stops VMs for good");
+    }
+
+    /// WAN down, then the holder dies: the other must not go on before HQ or the holder is back,
+    /// not even with an agent that has just read its state; the holder returns, and all is well.
+    fn ending_wan_then_holder_lost(&mut self) {
+        let holder = self.tie_on_site();
+        let solos = self.stats.solos;
+        self.power_off(holder, Some(90_000));
+        self.agent_crash(1 - holder);
+        let end = self.now + 85_000;
+        self.until(end, |_| false);
+        if self.stats.solos != solos {
+            self.fail("R5: a server without the tie-break went on alone".to_owned());
+        }
+        let end = self.now + HEAL_MS_MAX;
+        if !self.until(end, Self::all_run) {
+            self.missed("the holder is back and VMs do not run", HEAL_MS_MAX);
+        }
     }
 
     /// WAN down, then a path cut: nothing but a path switch.

@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    fn agent_crash(&mut self, node: usize) {
+    pub fn agent_crash(&mut self, node: usize) {
         if self.nodes[node].alive() && self.nodes[node].core.is_some() {
             self.kill_agent(node);
             let power = self.nodes[node].power;
@@ -225,6 +225,10 @@ impl World {
     }
 
     pub fn heal(&mut self, what: Healing) {
+        if self.quiet {
+            // All is healed; what breaks in the last act stays broken.
+            return;
+        }
         match what {
             Healing::Path { path, from } => self.open[path][from] = true,
             Healing::Wan { node, reply: false } => self.wan_to[node] = true,

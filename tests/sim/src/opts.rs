@@ -34,11 +34,13 @@ pub enum Mutation {
     FalseRelease,
     /// Helpers outstanding are hidden from the core.
     HideHelpers,
+    /// The server that gives the tie-break up has it on its disk all the same.
+    TieToBoth,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ThawWithoutGrant,
         Self::SkipPersist,
         Self::IgnoreFence,
@@ -48,6 +50,7 @@ impl Mutation {
         Self::StaleState,
         Self::FalseRelease,
         Self::HideHelpers,
+        Self::TieToBoth,
     ];
 }
 

@@ -3,9 +3,9 @@
 
 use crate::drbd::Conn;
 use crate::kernel::Promotion;
-use crate::opts::Mutation;
+use crate::opts::{Mode, Mutation};
 use crate::world::{Event, Node, Shell, World, slot};
-use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, VmRun};
+use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, Tie, VmRun};
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::peer::Path;
 use std::rc::Rc;
@@ -105,6 +105,10 @@ impl World {
         let (low, high) = if slow { (500, 4_000) } else { (2, 40) };
         if self.mutated(Mutation::SkipPersist) && self.rng.chance(300) {
             return self.later(node, 1, 5, Shell::Persisted { token, state: None });
+        }
+        let mut state = state;
+        if self.mutated(Mutation::TieToBoth) && state.tie == Tie::Node(slot(1 - node)) {
+            state.tie = Tie::Node(slot(node));
         }
         self.nodes[node].inflight = Some(state.clone());
         self.later(node, low, high, Shell::Persisted { token, state: Some(state) });
@@ -315,6 +319,10 @@ impl World {
         let mut config = Config::new(slot(node), boot);
         if self.opts.mutation == Some(Mutation::IgnoreFence) {
             config.fence_ms = 0;
+        }
+        if self.opts.mode == Mode::Liveness {
+            // With so many faults the guard would keep the pair from healing, as it should.
+            config.flap_count = usize::MAX;
         }
         here.core = Some(Core::new(config));
         let durable = if stale { here.older_disk.clone() } else { here.disk.clone() };

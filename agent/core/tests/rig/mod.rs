@@ -3,7 +3,7 @@
 
 use agent_core::{
     BootFacts, Config, Core, DesiredVm, Disk, DurableState, Effect, HelperCode, Input, LinkSummary,
-    Millis, VmRun, WitnessMark,
+    Millis, Tie, VmRun, WitnessMark,
 };
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
@@ -58,6 +58,8 @@ pub fn peer() -> PeerBody {
         claimed: false,
         sees_watchdog: true,
         owners: [(vm(), PEER)].into(),
+        tie: Tie::Hq,
+        hq_lost: false,
     }
 }
 
