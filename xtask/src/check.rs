@@ -96,7 +96,9 @@ fn cargo_deny() -> anyhow::Result<PathBuf> {
     let program = root.join("bin/cargo-deny");
     if !program.is_file() {
         let mut install = build::cargo();
-        install.args(["install", "cargo-deny", "--locked", "--root"]).arg(&root);
+        // Unoptimized: its build costs minutes, its run seconds.
+        install.args(["install", "cargo-deny", "--locked", "--debug", "--root"]).arg(&root);
+        install.env("CARGO_PROFILE_DEV_DEBUG", "0");
         sh::step("build cargo-deny (once per machine)", &mut install)
             .context("Installing cargo-deny")?;
     }

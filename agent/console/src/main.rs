@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `forecourt-console`: the recovery console on a terminal.
 
-mod reboot;
+mod actions;
 
 use agent_console::input::Decoder;
 use agent_console::screen::{Action, Event, Key, Screen};
@@ -111,7 +111,11 @@ fn press(screen: &mut Screen, terminal: &mut Terminal, source: &Source, key: Key
     match screen.step(Event::Key(key)) {
         Some(Action::Repaint) => terminal.forget(),
         Some(Action::Reboot { reason }) => {
-            let outcome = reboot::reboot(source, &reason);
+            let outcome = actions::reboot(source, &reason);
+            screen.step(Event::Done(outcome));
+        }
+        Some(Action::DeclarePeerOff { reason }) => {
+            let outcome = actions::declare_peer_off(source, &reason);
             screen.step(Event::Done(outcome));
         }
         None => (),

@@ -7,17 +7,18 @@
 //!      | Esc, or nobody there for a while
 //!      |
 //!  p -> Reason ("why?") --Enter--> Confirm (type REBOOT) --Enter--> Action::Reboot
+//!  d -> Reason ("why?") --Enter--> Confirm (type OTHER SERVER IS OFF) --Enter--> Action::DeclarePeerOff
+//!       (only while the pair is frozen or waits)
 //! ```
 
 use crate::facts::Facts;
 use crate::text::Clean;
+use provisioning_protocol::peer::PeerState;
 
 /// A dialog left alone for so long is closed.
 pub const DIALOG_IDLE_S: u32 = 120;
 /// A page left alone for so long gives way to the overview.
 pub const PAGE_IDLE_S: u32 = 600;
-/// The word that confirms a reboot.
-pub const CONFIRM_WORD: &str = "REBOOT";
 /// Shortest reason that says anything, and longest that is kept.
 pub const REASON_CHARS: std::ops::RangeInclusive<usize> = 4..=100;
 
@@ -50,16 +51,47 @@ impl Page {
     }
 }
 
-/// A reboot that is being asked for.
+/// What a dialog is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Reboot this server.
+    Reboot,
+    /// Say that the other server is off, so that this one goes on alone.
+    DeclarePeerOff,
+}
+
+impl Task {
+    /// The words that confirm it.
+    #[must_use]
+    pub fn confirm_words(self) -> &'static str {
+        match self {
+            Self::Reboot => "REBOOT",
+            Self::DeclarePeerOff => "OTHER SERVER IS OFF",
+        }
+    }
+
+    fn action(self, reason: String) -> Action {
+        match self {
+            Self::Reboot => Action::Reboot { reason },
+            Self::DeclarePeerOff => Action::DeclarePeerOff { reason },
+        }
+    }
+}
+
+/// Something with consequences that is being asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dialog {
     /// The reason is being typed.
     Reason {
+        /// For what.
+        task: Task,
         /// So far.
         typed: String,
     },
-    /// The word is being typed.
+    /// The words are being typed.
     Confirm {
+        /// For what.
+        task: Task,
         /// The reason given.
         reason: String,
         /// So far.
@@ -110,6 +142,11 @@ pub enum Action {
     Repaint,
     /// Write down the reason and reboot.
     Reboot {
+        /// Why, as typed.
+        reason: String,
+    },
+    /// Write down the reason and tell the agent that the other server is off.
+    DeclarePeerOff {
         /// Why, as typed.
         reason: String,
     },
@@ -182,7 +219,8 @@ impl Screen {
             Page::ALL.get(index).copied()
         };
         match key {
-            Key::Char('p' | 'P') => self.dialog = Some(Dialog::Reason { typed: String::new() }),
+            Key::Char('p' | 'P') => self.ask(Task::Reboot),
+            Key::Char('d' | 'D') if self.may_declare() => self.ask(Task::DeclarePeerOff),
             Key::Char('r' | 'R') | Key::Enter => return Some(Action::Repaint),
             Key::Char('j') | Key::Down => self.scroll = self.scroll.saturating_add(1).min(1000),
             Key::Char('k') | Key::Up => self.scroll = self.scroll.saturating_sub(1),
@@ -200,32 +238,43 @@ impl Screen {
         None
     }
 
+    fn ask(&mut self, task: Task) {
+        self.dialog = Some(Dialog::Reason { task, typed: String::new() });
+    }
+
+    /// Whether a word about the other server could change anything.
+    #[must_use]
+    pub fn may_declare(&self) -> bool {
+        let stuck = |state| matches!(state, PeerState::Suspect | PeerState::Wait);
+        self.facts.fresh().is_some_and(|status| stuck(status.pair.state))
+    }
+
     fn dialog_key(&mut self, dialog: Dialog, key: Key) -> Option<Action> {
         if matches!(dialog, Dialog::Note(_)) || key == Key::Escape {
             return None;
         }
         match dialog {
-            Dialog::Reason { typed } if key == Key::Enter => {
+            Dialog::Reason { task, typed } if key == Key::Enter => {
                 let reason = typed.trim().to_owned();
                 self.dialog = Some(if REASON_CHARS.contains(&reason.len()) {
-                    Dialog::Confirm { reason, typed: String::new() }
+                    Dialog::Confirm { task, reason, typed: String::new() }
                 } else {
-                    Dialog::Reason { typed }
+                    Dialog::Reason { task, typed }
                 });
             }
-            Dialog::Confirm { reason, typed } if key == Key::Enter => {
-                if typed.trim() == CONFIRM_WORD {
-                    return Some(Action::Reboot { reason });
+            Dialog::Confirm { task, reason, typed } if key == Key::Enter => {
+                if typed.trim() == task.confirm_words() {
+                    return Some(task.action(reason));
                 }
-                self.dialog = Some(Dialog::Confirm { reason, typed: String::new() });
+                self.dialog = Some(Dialog::Confirm { task, reason, typed: String::new() });
             }
-            Dialog::Reason { typed } => {
+            Dialog::Reason { task, typed } => {
                 let typed = edited(typed, key, *REASON_CHARS.end());
-                self.dialog = Some(Dialog::Reason { typed });
+                self.dialog = Some(Dialog::Reason { task, typed });
             }
-            Dialog::Confirm { reason, typed } => {
-                let typed = edited(typed, key, CONFIRM_WORD.len());
-                self.dialog = Some(Dialog::Confirm { reason, typed });
+            Dialog::Confirm { task, reason, typed } => {
+                let typed = edited(typed, key, task.confirm_words().len());
+                self.dialog = Some(Dialog::Confirm { task, reason, typed });
             }
             Dialog::Note(_) => (),
         }

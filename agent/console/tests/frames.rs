@@ -6,9 +6,9 @@
 mod common;
 
 use agent_console::facts::{Facts, Sight};
-use agent_console::screen::{Dialog, Event, Key, Screen};
+use agent_console::screen::{Dialog, Event, Key, Screen, Task};
 use agent_console::view::{Theme, view};
-use common::{NOW_MS, but, draw, facts, facts_of, new_server, overview, pair, vm, well};
+use common::{NOW_MS, but, draw, facts, facts_of, frozen, new_server, overview, pair, vm, well};
 use proptest::prelude::*;
 use provisioning_protocol::peer::{Path, PeerState};
 use provisioning_protocol::report::VmPhase;
@@ -70,13 +70,7 @@ fn a_new_server_behind_a_proxy_that_opens_tls() {
 
 #[test]
 fn a_frozen_server() {
-    insta::assert_snapshot!(overview(facts(but(|status| {
-        status.server.pair = pair(PeerState::Suspect);
-        status.server.pair.cause =
-            "Frozen: the other server is lost and the witness at HQ does not answer.".into();
-        status.server.vms[0].phase = VmPhase::Frozen;
-        status.peer.as_mut().unwrap().age_ms = 3_100;
-    }))));
+    insta::assert_snapshot!(overview(facts(frozen())));
 }
 
 #[test]
@@ -146,6 +140,16 @@ fn the_other_pages() {
 }
 
 #[test]
+fn the_dialog_that_declares_the_other_server_off() {
+    let mut screen = Screen::new(facts(frozen()));
+    for c in "dno power at all".chars() {
+        screen.step(Event::Key(Key::Char(c)));
+    }
+    screen.step(Event::Key(Key::Enter));
+    insta::assert_snapshot!("declare_confirm", draw(&screen, 80, 24));
+}
+
+#[test]
 fn the_reboot_dialog() {
     let mut screen = Screen::new(facts(well()));
     let keys = |screen: &mut Screen, text: &str| {
@@ -211,7 +215,11 @@ proptest! {
         let mut screen = Screen::new(facts(status));
         screen.page = agent_console::screen::Page::ALL[page];
         if age.is_some_and(|age| age % 3 == 0) {
-            screen.dialog = Some(Dialog::Confirm { reason: "r".repeat(100), typed: String::new() });
+            screen.dialog = Some(Dialog::Confirm {
+                task: Task::DeclarePeerOff,
+                reason: "r".repeat(100),
+                typed: String::new(),
+            });
         }
         for theme in [Theme::PLAIN, Theme { lines: true, colour: true }] {
             let frame = view(&screen, theme, columns, rows);

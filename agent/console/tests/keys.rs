@@ -4,9 +4,9 @@
 mod common;
 
 use agent_console::screen::{
-    Action, CONFIRM_WORD, DIALOG_IDLE_S, Dialog, Event, Key, PAGE_IDLE_S, Page, Screen,
+    Action, DIALOG_IDLE_S, Dialog, Event, Key, PAGE_IDLE_S, Page, Screen, Task,
 };
-use common::{facts, well};
+use common::{facts, frozen, well};
 use proptest::prelude::*;
 
 fn screen() -> Screen {
@@ -40,6 +40,20 @@ fn a_reboot_needs_a_reason_and_the_word() {
     assert_eq!(action, Some(Action::Reboot { reason: "new power supply".into() }));
     screen.step(Event::Done("The server is rebooting.".into()));
     assert!(matches!(screen.dialog, Some(Dialog::Note(_))));
+}
+
+#[test]
+fn the_other_server_is_declared_off_only_while_frozen_and_in_the_full_words() {
+    let mut healthy = screen();
+    assert_eq!(press(&mut healthy, "d"), None);
+    assert_eq!(healthy.dialog, None, "there is nothing to say in a healthy pair");
+    let frozen = || Screen::new(facts(frozen()));
+    let action = press(&mut frozen(), "dpulled its plug\nOTHER SERVER IS OFF\n");
+    assert_eq!(action, Some(Action::DeclarePeerOff { reason: "pulled its plug".into() }));
+    for keys in ["d\nOTHER SERVER IS OFF\n", "dreason\nREBOOT\n", "dreason\nother server is off\n"]
+    {
+        assert_eq!(press(&mut frozen(), keys), None, "{keys:?}");
+    }
 }
 
 #[test]
@@ -81,14 +95,14 @@ fn a_pasted_megabyte_is_kept_to_its_field() {
     let mut screen = screen();
     press(&mut screen, "p");
     press(&mut screen, &"x".repeat(1_000_000));
-    assert!(matches!(&screen.dialog, Some(Dialog::Reason { typed }) if typed.len() == 100));
+    assert!(matches!(&screen.dialog, Some(Dialog::Reason { typed, .. }) if typed.len() == 100));
 }
 
 #[test]
 fn what_is_typed_is_kept_in_ascii() {
     let mut screen = screen();
     press(&mut screen, "pa\u{1b}\u{7}\u{202e}\u{f6}bc");
-    assert_eq!(screen.dialog, Some(Dialog::Reason { typed: "abc".into() }));
+    assert_eq!(screen.dialog, Some(Dialog::Reason { task: Task::Reboot, typed: "abc".into() }));
 }
 
 proptest! {
@@ -107,7 +121,7 @@ proptest! {
             said.push(char::from(byte));
             let action = screen.step(Event::Key(key));
             if matches!(action, Some(Action::Reboot { .. })) {
-                prop_assert!(CONFIRM_WORD.chars().all(|c| said.contains(c)));
+                prop_assert!(Task::Reboot.confirm_words().chars().all(|c| said.contains(c)));
             }
         }
     }

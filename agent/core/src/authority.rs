@@ -19,6 +19,8 @@ pub(crate) enum Authority {
 
 /// A watchdog that does not answer is asked again after this.
 const ARM_RETRY_MS: u64 = 10_000;
+/// The lease (8 s) is renewed this often: each renewal is a message and a file.
+const RENEW_MS: u64 = 500;
 /// How long a restarted agent may take to look at its volumes.
 const BLIND_MS: u64 = 2_000;
 
@@ -54,7 +56,9 @@ impl Core {
     pub(crate) fn renew_lease(&mut self) {
         let by_right =
             !self.vms.any_runs() || (self.authority() != Authority::Hold && !self.blind());
-        if by_right && self.watchdog != Some(false) {
+        let due = self.renewed_at.is_none_or(|at| self.now.since(at) >= RENEW_MS);
+        if by_right && due && self.watchdog != Some(false) {
+            self.renewed_at = Some(self.now);
             self.out.push(Effect::RenewLease);
         }
     }

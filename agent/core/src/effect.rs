@@ -117,7 +117,7 @@ pub enum Effect {
     ArmWatchdog,
     /// Disarm it; answer `WatchdogArmed(false)`.
     DisarmWatchdog,
-    /// Renew the agent's lease (8 s) with the watchdog process. Comes with ticks for as long as
+    /// Renew the agent's lease (8 s) with the watchdog process. Comes twice a second for as long as
     /// every vCPU here runs by right; the shell must renew for no other reason.
     RenewLease,
     /// Reset the server now (sysrq-b): going on would be unsafe.

@@ -15,7 +15,7 @@ pub(crate) struct Flaps {
 }
 
 impl Core {
-    /// The link of a healthy pair was lost.
+    /// This server had to go on alone without its peer's consent.
     pub(crate) fn note_departure(&mut self) {
         let (now, most) = (self.now, self.config.flap_count);
         let left = &mut self.flaps.left_at;

@@ -60,6 +60,9 @@ pub enum Input {
     /// The whole list of VMs HQ wants at this site; replaces the earlier one. Must come after
     /// `Boot` (from the stored copy) even if HQ cannot be reached.
     Desired(Vec<DesiredVm>),
+    /// A person at this server says, in the words asked for, that the other one is switched off or
+    /// has all its cables pulled (R8). Answered by [`crate::Effect::Report`].
+    OperatorDeclares,
     /// Whether all volumes of a VM exist here, attached, and have once been connected and up to
     /// date on both servers. Sent after `Boot` for each existing VM, and on change.
     VolumesReady {

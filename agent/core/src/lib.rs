@@ -31,6 +31,7 @@
 //! | `suspect` | R1 who yields, R2 and R9 when to ask the witness |
 //! | `tie` | R5 where the tie-break lies, R2 for its holder |
 //! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
+//! | `declare` | R8, an operator's word that the peer is off |
 //! | `flap` | R12, a peer that leaves again and again |
 //! | `loser` | helper answers, eviction |
 //! | `witness`, `ask` | R10, claims, publishing |
@@ -42,6 +43,7 @@
 mod ask;
 mod authority;
 mod config;
+mod declare;
 mod effect;
 mod flap;
 mod input;
@@ -123,7 +125,9 @@ pub struct Core {
     yields: suspect::Yields,
     watchdog: Option<bool>,
     armed_at: Option<Millis>,
+    renewed_at: Option<Millis>,
     flaps: flap::Flaps,
+    declared_at: Option<Millis>,
     paths: paths::Paths,
     reconnected_at: Option<Millis>,
     sent_at: Option<Millis>,
@@ -165,7 +169,9 @@ impl Core {
             yields: suspect::Yields::default(),
             watchdog: None,
             armed_at: None,
+            renewed_at: None,
             flaps: flap::Flaps::default(),
+            declared_at: None,
             paths: paths::Paths::default(),
             reconnected_at: None,
             sent_at: None,
@@ -233,6 +239,7 @@ impl Core {
             Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
             Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),
             Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
+            Input::OperatorDeclares => self.declared(),
             Input::OutdateDone { ok } => self.yields.outdate_done(ok),
             Input::EvictDone { ok } => self.evict_done(ok),
             Input::WatchdogArmed(armed) => self.watchdog = Some(armed),
@@ -262,9 +269,6 @@ impl Core {
             self.ever_up = true;
         } else if !up && self.was_up {
             self.link_down_since = self.now;
-            if self.mode == Mode::Pair {
-                self.note_departure();
-            }
         }
         self.was_up = up;
         let both = self.facts().is_some_and(|peer| {

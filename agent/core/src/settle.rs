@@ -16,6 +16,8 @@ pub(crate) enum Reason {
     Granted,
     /// The tie-break lies on this server.
     Held,
+    /// An operator says that the peer is off.
+    Declared,
     /// The peer has given up its vote.
     Kept,
     /// The peer or the witness is ahead.
@@ -65,10 +67,14 @@ impl Core {
             self.yields.forget_plan();
         }
         self.durable = pending.state;
+        if matches!(pending.reason, Reason::Granted | Reason::Held) {
+            self.note_departure();
+        }
         match pending.reason {
             Reason::Yielded => self.yields.start_outdate(),
             Reason::Granted
             | Reason::Held
+            | Reason::Declared
             | Reason::Kept
             | Reason::Joined
             | Reason::Followed
@@ -90,6 +96,7 @@ impl Core {
             || self.join(peer)
             || self.accept_grant()
             || self.go_on_as_holder()
+            || self.go_on_as_declared()
             || self.yield_to_peer(peer)
             || self.take_over(peer)
             || self.move_tie(peer)
@@ -100,7 +107,7 @@ impl Core {
         let solo = in_sync.len() == 1 && in_sync.contains(&self.me());
         let last_seen =
             self.witness.trusted(&self.durable).map(WitnessMark::of).or(self.durable.last_seen);
-        DurableState { epoch, in_sync, solo, last_seen, ..self.durable.clone() }
+        DurableState { epoch, in_sync, solo, last_seen, override_: false, ..self.durable.clone() }
     }
 
     pub(crate) fn alone(&self) -> BTreeSet<NodeSlot> {

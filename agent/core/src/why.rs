@@ -111,6 +111,13 @@ impl Core {
                 "grant",
                 format!("HQ is out of reach and this server holds the tie-break (epoch {epoch})."),
             ),
+            Reason::Declared => (
+                "declared",
+                format!(
+                    "An operator at this server declared the other one off; it goes on alone \
+                     (epoch {epoch})."
+                ),
+            ),
             Reason::MovedTie => ("tie", self.tie_cause()),
             Reason::Kept => (
                 "grant",

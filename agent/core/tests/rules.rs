@@ -460,3 +460,44 @@ fn a_peer_that_leaves_three_times_an_hour_is_not_counted_in_sync_for_two_hours()
     live(&mut rig, &mut witness, 20_000, Some(&back));
     assert!(rig.core.durable().paired(), "two hours later it counts again");
 }
+
+fn stuck() -> Rig {
+    let mut rig = Rig::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
+    rig.lose_peer();
+    rig.wait(10_000);
+    rig.orders();
+    rig
+}
+
+#[test]
+fn an_operators_word_lets_a_stuck_server_go_on_with_the_others_vms_at_once() {
+    let mut rig = stuck();
+    rig.give(Input::OperatorDeclares);
+    assert!(rig.core.durable().solo && rig.core.durable().override_);
+    rig.wait(500);
+    let orders = rig.orders();
+    assert!(orders.iter().any(|effect| matches!(effect, Effect::Promote { .. })), "{orders:?}");
+    rig.give(Input::LinkChanged(link(true)));
+    let back = PeerBody { epoch: rig.core.durable().epoch, in_sync: [ME].into(), ..peer() };
+    hear_for(&mut rig, 4_000, &back);
+    assert!(rig.core.durable().paired() && !rig.core.durable().override_, "its return ends it");
+}
+
+#[test]
+fn an_operators_word_counts_for_nothing_against_a_peer_that_is_heard_or_without_the_newest_data() {
+    let refused = |rig: &mut Rig| {
+        rig.give(Input::OperatorDeclares);
+        rig.wait(6_000);
+        let said = |effect: &Effect| matches!(effect, Effect::Report { cause } if cause.code == "declare_refused");
+        assert!(ordered(rig, said));
+        assert!(!rig.core.durable().solo);
+    };
+    let mut rig = stuck();
+    rig.hear(PeerBody { link_up: false, ..peer() });
+    refused(&mut rig);
+    refused(&mut Rig::in_step(paired(), &[]));
+    let mut stale = Rig::new(Some(DurableState { in_sync: [PEER].into(), ..paired() }), &[]);
+    stale.give(Input::LinkChanged(link(false)));
+    stale.wait(10_000);
+    refused(&mut stale);
+}

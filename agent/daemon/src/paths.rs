@@ -101,6 +101,12 @@ impl Paths {
         self.run.join("agent.sock")
     }
 
+    /// Where the console gives a person's orders.
+    #[must_use]
+    pub fn operator_socket(&self) -> PathBuf {
+        self.run.join("operator.sock")
+    }
+
     /// Where the watchdog keeper listens.
     #[must_use]
     pub fn watchdog_socket(&self) -> PathBuf {

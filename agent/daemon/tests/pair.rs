@@ -344,3 +344,36 @@ fn without_a_witness_the_survivor_starts_nothing() {
     wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
     agent_b.kill();
 }
+
+/// Gives an order as the console does; whether it was done, and the words.
+fn order(server: &Server, line: &str) -> (bool, String) {
+    use std::io::{BufRead as _, Write as _};
+    let socket = Paths::under(server.dir.path()).operator_socket();
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut answer = String::new();
+    std::io::BufReader::new(stream).read_line(&mut answer).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    (answer["done"].as_bool().unwrap(), answer["text"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn an_operators_word_is_refused_in_a_pair_and_helps_when_nothing_else_can() {
+    const OFF: &str = "{\"order\":\"declare_peer_off\",\"reason\":\"no power\"}\n";
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    let (done, text) = order(&b, OFF);
+    assert!(!done && text.contains("is heard"), "{text}");
+    let (done, text) = order(&b, "{\"order\":\"format_everything\"}\n");
+    assert!(!done && text.contains("No such order"), "{text}");
+    witness.up.store(false, Ordering::SeqCst);
+    agent_a.kill();
+    b.replication.cut();
+    wait("suspicion", &[&agent_b], || agent_b.state() == Some(PeerState::Suspect));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(b.vms.launches().is_empty());
+    let (done, text) = order(&b, OFF);
+    assert!(done, "{text}");
+    wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    agent_b.kill();
+}

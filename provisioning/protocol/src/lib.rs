@@ -6,6 +6,7 @@
 //! reads it, so that HQ can be newer than the fleet.
 
 pub mod claim;
+pub mod console;
 pub mod desired;
 pub mod enrol;
 pub mod ids;

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// A page must be on the screen within this time; the console itself takes a second.
 const PAGE_LIMIT: Duration = Duration::from_secs(30);
+/// Between two keys of a sentence.
+const KEY_PAUSE: Duration = Duration::from_millis(220);
 
 /// Both screens show the healthy pair, keys open pages, and the keys that end other programs do
 /// not end this one. Leaves a picture of each screen in the server's folder.
@@ -40,6 +42,34 @@ pub fn console(site: &mut Site) -> anyhow::Result<()> {
     let after = site.a.exec(process)?.ok()?;
     ensure!(before == after, "the console was ended by a key: {before} then {after}");
     Ok(())
+}
+
+/// What a person does at the screen of a server whose peer is dead: says so, in the words asked for.
+pub fn declare_peer_off(server: &mut Server) -> anyhow::Result<()> {
+    wait_screen(server, &["What to do", "d Other is off"])?;
+    server.send_keys(&["d"])?;
+    wait_screen(server, &["Why?"])?;
+    let typed = |server: &mut Server, text: &str, upper: bool| -> anyhow::Result<()> {
+        for c in text.chars() {
+            let key = if c == ' ' { "spc".to_owned() } else { c.to_string() };
+            let mut keys = vec![key.as_str()];
+            if upper && c != ' ' {
+                keys.insert(0, "shift");
+            }
+            let keys = keys.iter().map(|key| json!({ "type": "qcode", "data": key }));
+            server.qmp("send-key", json!({ "keys": keys.collect::<Vec<_>>() }))?;
+            // QEMU holds each key for 100 ms.
+            std::thread::sleep(KEY_PAUSE);
+        }
+        server.send_keys(&["ret"])
+    };
+    typed(server, "no power", false)?;
+    wait_screen(server, &["Type OTHER SERVER IS OFF", "no power"])?;
+    let picture = server.dir().join("declare.png");
+    server.screendump(&picture)?;
+    typed(server, "other server is off", true)?;
+    wait_screen(server, &["This server goes on alone"])?;
+    server.send_keys(&["esc"])
 }
 
 /// Waits until all of these texts are on the server's screen.

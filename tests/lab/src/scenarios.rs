@@ -7,6 +7,7 @@ use crate::server::BOOT_LIMIT;
 use crate::site::{Site, VM, is_paired};
 use crate::writer::Writer;
 use anyhow::{Context, ensure};
+use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
 use std::time::Duration;
 
@@ -44,8 +45,13 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "hq-down-boot",
-        about: "a server boots while HQ is down and joins its peer",
+        about: "HQ is down: one server is lost, the other goes on, the lost one boots and joins it",
         run: hq_down_boot,
+    },
+    Scenario {
+        name: "declared-off",
+        about: "no HQ, and the wrong server dies: a person's word at the console brings the VM back",
+        run: declared_off,
     },
     Scenario {
         name: "power-both",
@@ -121,13 +127,16 @@ fn failover(site: &mut Site) -> anyhow::Result<()> {
 
 fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
     let host = site.host_of_vm()?;
-    let standby = if host == "a" { "b" } else { "a" };
+    let standby = other(host);
     let writer = Writer::start(site.page_port, &site.timeline);
     wait_acks(&writer, 20, Duration::from_secs(60))?;
-    site.server(standby).kill();
-    // HQ grants, the VM goes on; only then does HQ vanish.
-    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
     site.hq.kill();
+    site.wait_tie_on_site(host)?;
+    // Nobody can be asked: the server that holds the tie-break goes on by itself.
+    let killed_s = site.server(standby).kill();
+    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
+    let pause_s = writer.longest_gap_s(killed_s - 1.0);
+    site.timeline.note(VM, format!("without HQ it paused for {pause_s:.1} s"));
     site.server(standby).power_on()?;
     site.server(standby).wait_booted(BOOT_LIMIT)?;
     site.server(standby).wait_status("HQ missed, in words", BOOT_LIMIT, |status| {
@@ -136,10 +145,40 @@ fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
     site.wait_paired(PAIR_LIMIT)?;
     wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
     site.hq.start()?;
-    site.server(standby).wait_status("HQ found again", Duration::from_secs(120), |status| {
-        (status.hq_error.is_empty() && status.hq_contact_age_s.is_some()).then_some(())
-    })?;
+    site.wait_tie_at_hq()?;
     check_verdict(writer.finish()?)
+}
+
+/// HQ is out of reach and the server that may go on without it dies: the other one stays frozen
+/// until a person at its console says that the dead one is off.
+fn declared_off(site: &mut Site) -> anyhow::Result<()> {
+    let holder = site.host_of_vm()?;
+    let survivor = other(holder);
+    let writer = Writer::start(site.page_port, &site.timeline);
+    wait_acks(&writer, 20, Duration::from_secs(60))?;
+    site.cut_wan();
+    site.wait_tie_on_site(holder)?;
+    site.server(holder).kill();
+    site.server(survivor).wait_status("frozen, and why", Duration::from_secs(60), |status| {
+        let pair = &status.server.pair;
+        let stuck = pair.state == PeerState::Suspect && pair.cause.contains("only the other");
+        stuck.then_some(())
+    })?;
+    crate::console::declare_peer_off(site.server(survivor))?;
+    let said_s = site.timeline.note(survivor, "the person has said that the other server is off");
+    let serving_s = crate::wait::wait_for("the page again", Duration::from_secs(240), || {
+        Ok(writer.first_ack_after(said_s))
+    })?;
+    site.timeline.note(VM, format!("serves again {:.1} s after the word", serving_s - said_s));
+    wait_acks(&writer, writer.acked() + 20, Duration::from_secs(60))?;
+    check_verdict(writer.finish()?)?;
+    site.heal_wan();
+    failover::return_of(site, holder)?;
+    site.wait_tie_at_hq()
+}
+
+fn other(name: &str) -> &'static str {
+    if name == "a" { "b" } else { "a" }
 }
 
 fn power_both(site: &mut Site) -> anyhow::Result<()> {

@@ -25,6 +25,8 @@ pub const SITE: &str = "kassel";
 pub const VM: &str = "parts-counter";
 /// The example VM's address on the LAN.
 pub const VM_ADDRESS: &str = "10.0.2.100";
+/// HQ must be silent for 30 s before the tie-break moves, and is asked every 10 s.
+const TIE_LIMIT: Duration = Duration::from_secs(150);
 /// Memory of a server: the OS, and room for the example VM.
 const MEMORY_MIB: u32 = 2560;
 
@@ -193,6 +195,32 @@ impl Site {
             server.wait_status("pair in sync", limit, |s| is_paired(s).then_some(()))?;
         }
         self.timeline.note("pair", "healthy, in sync");
+        Ok(())
+    }
+
+    /// Waits until both servers say that `holder` goes on alone if they part, since HQ is silent.
+    pub fn wait_tie_on_site(&self, holder: &str) -> anyhow::Result<()> {
+        let words = format!("server {} goes on alone", holder.to_uppercase());
+        for server in [&self.a, &self.b] {
+            server.wait_status("the tie-break on site", TIE_LIMIT, |status| {
+                (is_paired(status) && status.server.pair.cause.contains(&words)).then_some(())
+            })?;
+        }
+        self.timeline.note("pair", format!("HQ is silent: {words} if they part"));
+        Ok(())
+    }
+
+    /// Waits until both have HQ's witness say again who may go on.
+    pub fn wait_tie_at_hq(&self) -> anyhow::Result<()> {
+        for server in [&self.a, &self.b] {
+            server.wait_status("the tie-break at HQ", TIE_LIMIT, |status| {
+                let back = is_paired(status)
+                    && status.hq_error.is_empty()
+                    && status.server.pair.cause == "Both servers are in sync.";
+                back.then_some(())
+            })?;
+        }
+        self.timeline.note("pair", "HQ is back, and asked again who may go on");
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use crate::HEAL_MS_MAX;
 use crate::world::{Node, World, slot};
-use agent_core::Tie;
+use agent_core::{Input, Tie};
 
 /// From the loss of a server to all VMs running on the other: detection, the wait for its
 /// watchdog, and the start.
@@ -20,7 +20,8 @@ impl World {
     pub(crate) fn show_ending(&mut self) {
         let start = self.now;
         let node = self.rng.index(2);
-        match self.rng.index(11) {
+        match self.rng.index(12) {
+            11 => self.ending_declared(),
             8 => self.ending_wan_then_loss(),
             9 => self.ending_wan_then_all_cut(),
             10 => self.ending_wan_then_holder_lost(),
@@ -169,6 +170,17 @@ impl World {
         if !self.until(end, Self::all_run) {
             self.missed("the holder is back and VMs do not run", HEAL_MS_MAX);
         }
+    }
+
+    /// WAN down, the holder of the tie-break dies for good, and a person at the other server says
+    /// so.
+    fn ending_declared(&mut self) {
+        let holder = self.tie_on_site();
+        self.power_off(holder, None);
+        let frozen = self.now + 20_000;
+        self.until(frozen, |_| false);
+        self.feed(1 - holder, Input::OperatorDeclares);
+        self.must_run_within(FAILOVER_MS_MAX, "an operator's word does not help");
     }
 
     /// WAN down, then a path cut: nothing but a path switch.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The reboot dialog: why, what it means, and the word that does it.
+//! The dialogs: why, what it means, and the words that do it.
 
 use super::Row;
 use crate::facts::Facts;
-use crate::screen::{CONFIRM_WORD, Dialog, REASON_CHARS};
+use crate::screen::{Dialog, REASON_CHARS, Task};
 use crate::text::{clip, wrap};
 use crate::words;
 use provisioning_protocol::peer::PeerState;
@@ -15,9 +15,9 @@ pub(super) fn rows(dialog: &Dialog, facts: &Facts, width: usize) -> Vec<Row> {
         Dialog::Note(text) => {
             rows.extend(wrap(text.as_str(), width.saturating_sub(3), 6).iter().map(line));
         }
-        Dialog::Reason { typed } => {
-            rows.extend([Row::bold(" Reboot this server"), Row::blank()]);
-            rows.extend(consequence(facts, width));
+        Dialog::Reason { task, typed } => {
+            rows.extend([Row::bold(title(*task)), Row::blank()]);
+            rows.extend(consequence(*task, facts, width));
             rows.extend([
                 Row::blank(),
                 Row::plain(format!(
@@ -27,14 +27,14 @@ pub(super) fn rows(dialog: &Dialog, facts: &Facts, width: usize) -> Vec<Row> {
                 field(typed, width),
             ]);
         }
-        Dialog::Confirm { reason, typed } => {
-            rows.extend([Row::bold(" Reboot this server"), Row::blank()]);
-            rows.extend(consequence(facts, width));
+        Dialog::Confirm { task, reason, typed } => {
+            rows.extend([Row::bold(title(*task)), Row::blank()]);
+            rows.extend(consequence(*task, facts, width));
             rows.extend([
                 Row::blank(),
                 Row::plain(clip(&format!(" Reason: {reason}"), width)),
                 Row::blank(),
-                Row::plain(format!(" Type {CONFIRM_WORD} and press Enter to reboot now.")),
+                Row::plain(prompt(*task)),
                 field(typed, width),
             ]);
         }
@@ -52,9 +52,44 @@ fn field(typed: &str, width: usize) -> Row {
     Row::bold(format!(" > {tail}_"))
 }
 
+fn title(task: Task) -> &'static str {
+    match task {
+        Task::Reboot => " Reboot this server",
+        Task::DeclarePeerOff => " Say that the other server is off",
+    }
+}
+
+fn prompt(task: Task) -> String {
+    let then = match task {
+        Task::Reboot => "to reboot now",
+        Task::DeclarePeerOff => "to go on alone",
+    };
+    format!(" Type {} and press Enter {then}.", task.confirm_words())
+}
+
+fn consequence(task: Task, facts: &Facts, width: usize) -> Vec<Row> {
+    let text = match task {
+        Task::Reboot => reboot_means(facts),
+        Task::DeclarePeerOff => declaring_means(facts),
+    };
+    wrap(&text, width.saturating_sub(3), 6).iter().map(line).collect()
+}
+
+/// What is known of the other server, and what must be true.
+fn declaring_means(facts: &Facts) -> String {
+    let other = facts.fresh().map_or("the other server".to_owned(), |s| words::other(s.slot));
+    let heard = facts.fresh().map_or("", |status| words::heard(status.pair.heard));
+    let capital = words::capital(&other);
+    format!(
+        "{capital} is {heard}. First switch {other} OFF, or pull all its network and direct cables, \
+         and leave it so. If it still runs, its work and this server's work since now can no longer \
+         be put together, and one of the two is lost."
+    )
+}
+
 /// What a reboot now means for the virtual machines.
-fn consequence(facts: &Facts, width: usize) -> Vec<Row> {
-    let text = match facts.fresh() {
+fn reboot_means(facts: &Facts) -> String {
+    match facts.fresh() {
         None => "The agent is silent: nobody can say what the other server will do. Virtual \
                  machines that run here stop."
             .to_owned(),
@@ -71,6 +106,5 @@ fn consequence(facts: &Facts, width: usize) -> Vec<Row> {
                 ),
             }
         }
-    };
-    wrap(&text, width.saturating_sub(3), 4).iter().map(line).collect()
+    }
 }

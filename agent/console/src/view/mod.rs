@@ -136,7 +136,8 @@ fn keys(screen: &Screen, width: usize) -> Row {
                 format!("{number} {}{mark}", page.name())
             });
             let pages: Vec<String> = pages.collect();
-            format!(" {}  r Redraw  p Reboot", pages.join(" "))
+            let more = if screen.may_declare() { "d Other is off" } else { "r Redraw" };
+            format!(" {}  {more}  p Reboot", pages.join(" "))
         }
     };
     Row { look: Look::Bar, text: clip(&text, width) }

@@ -172,3 +172,14 @@ pub fn draw(screen: &Screen, columns: u16, rows: u16) -> String {
 pub fn overview(facts: Facts) -> String {
     draw(&Screen::new(facts), 80, 24)
 }
+
+/// A server whose peer is lost and whose witness does not answer.
+pub fn frozen() -> LocalStatus {
+    let mut status = well();
+    status.server.pair = pair(PeerState::Suspect);
+    status.server.pair.cause =
+        "Frozen: the other server is lost and the witness at HQ does not answer.".into();
+    status.server.vms[0].phase = VmPhase::Frozen;
+    status.peer.as_mut().unwrap().age_ms = 3_100;
+    status
+}

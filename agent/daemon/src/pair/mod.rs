@@ -15,6 +15,7 @@ pub mod executor;
 pub mod helper;
 pub mod lane;
 pub mod monitor;
+pub mod operator;
 pub mod start;
 pub mod summary;
 pub mod volumes;

@@ -5,6 +5,7 @@ use super::engine::{Engine, INPUTS_MAX, durable};
 use super::executor::{Executor, Parts, WitnessPort};
 use super::helper::Helpers;
 use super::monitor::Monitor;
+use super::operator::Operator;
 use super::volumes::VolumeHands;
 use super::watchdog::Watchdog;
 use crate::durable::slots::Slots;
@@ -22,8 +23,14 @@ use hypervisor_glue::vms::{Accel, Vms};
 use provisioning_protocol::ids::{SiteName, VmName};
 use provisioning_protocol::peer::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// The probe of virtualization waits for the volumes at most this long.
+const PROBE_WAIT: Duration = Duration::from_secs(120);
+const PROBE_POLL: Duration = Duration::from_millis(250);
 
 /// What the pair is made of.
 pub struct PairParts {
@@ -86,6 +93,8 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     };
     let helpers = Helpers::new(registry.clone(), glue.replication.clone(), inputs.clone());
     let listener = Helpers::bind(&paths.helper_socket()).context("helper socket")?;
+    let orders = Operator::bind(&paths.operator_socket()).context("operator socket")?;
+    tokio::spawn(Operator::new(hub.clone(), inputs.clone()).serve(orders));
     let split_brain = helpers.split_brain();
     tokio::spawn(helpers.clone().serve(listener));
     link.listen(&inputs);
@@ -101,7 +110,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         vms: glue.vms.clone(),
         watch: watch.clone(),
         network: glue.network.clone(),
-        accel: probe(glue.vms.clone(), hub.clone()),
+        accel: probe(glue.vms.clone(), hub.clone(), registry.clone()),
         hub: hub.clone(),
         inputs: inputs.clone(),
         look: look.clone(),
@@ -135,10 +144,19 @@ fn left_primary(statuses: &[ReplicaStatus], registry: &Registry, vms: &mut Vec<(
     }
 }
 
-/// Finds out how guests run, while everything else starts.
-fn probe(vms: Arc<dyn Vms>, hub: Arc<Hub>) -> watch::Receiver<Option<Accel>> {
+/// Finds out how guests run. Volumes that exist come first: a server that rejoins its peer is in more
+/// of a hurry than a VM that cannot start before.
+fn probe(
+    vms: Arc<dyn Vms>,
+    hub: Arc<Hub>,
+    registry: Arc<Registry>,
+) -> watch::Receiver<Option<Accel>> {
     let (found, accel) = watch::channel(None);
     tokio::spawn(async move {
+        let until = Instant::now() + PROBE_WAIT;
+        while registry.awaited() > 0 && Instant::now() < until {
+            sleep(PROBE_POLL).await;
+        }
         let probed = vms.probe_accel().await.unwrap_or_else(|err| {
             tracing::warn!(error = error_chain(&err), "virtualization not probed");
             Accel::Tcg

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `operator.sock`: what a person at the console orders.
+//!
+//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` → `{"done":true,"text":"…"}`.
+//! Only root may ask; the console makes sure that a person meant it.
+
+use super::helper::Helpers;
+use crate::status::Hub;
+use agent_core::Input;
+use provisioning_protocol::console::{LINE_BYTES_MAX, OperatorAnswer, OperatorOrder};
+use provisioning_protocol::peer::PeerState;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+const LINE_LIMIT: Duration = Duration::from_secs(5);
+/// The core decides within a step; its state must reach the disk first.
+const OUTCOME_LIMIT: Duration = Duration::from_secs(8);
+const POLL: Duration = Duration::from_millis(100);
+
+/// Takes orders.
+#[derive(Clone)]
+pub struct Operator {
+    hub: Arc<Hub>,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Operator {
+    /// Hands orders to the core.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, inputs: mpsc::Sender<Input>) -> Self {
+        Self { hub, inputs }
+    }
+
+    /// Binds the socket; only root may ask.
+    ///
+    /// # Errors
+    /// If the socket cannot be made.
+    pub fn bind(path: &Path) -> io::Result<UnixListener> {
+        Helpers::bind(path)
+    }
+
+    /// Serves for ever, one person at a time.
+    pub async fn serve(self, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if let Err(error) = self.one(stream).await {
+                        tracing::info!(%error, "operator's connection ended");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "operator's connection not accepted");
+                    sleep(POLL).await;
+                }
+            }
+        }
+    }
+
+    async fn one(&self, stream: UnixStream) -> io::Result<()> {
+        let (read, mut write) = stream.into_split();
+        let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
+        let mut line = String::new();
+        timeout(LINE_LIMIT, read.read_line(&mut line)).await.map_err(io::Error::other)??;
+        let answer = match serde_json::from_str(&line) {
+            Ok(OperatorOrder::DeclarePeerOff { reason }) => self.declare(&reason).await,
+            Err(error) => OperatorAnswer { done: false, text: format!("No such order: {error}") },
+        };
+        let mut line = serde_json::to_vec(&answer)?;
+        line.push(b'\n');
+        write.write_all(&line).await
+    }
+
+    async fn declare(&self, reason: &str) -> OperatorAnswer {
+        let reason: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
+        let refusals = self.refusals().len();
+        self.hub.event("operator", format!("declares the other server off: {reason}"));
+        drop(self.inputs.send(Input::OperatorDeclares).await);
+        let until = Instant::now() + OUTCOME_LIMIT;
+        while Instant::now() < until {
+            sleep(POLL).await;
+            if self.alone() {
+                return answer(true, "This server goes on alone.");
+            }
+            if let Some(text) = self.refusals().get(refusals) {
+                return answer(false, text);
+            }
+        }
+        answer(false, "The agent has the order, but nothing came of it yet.")
+    }
+
+    fn alone(&self) -> bool {
+        self.hub.read(|all| all.pair.as_ref().is_some_and(|pair| pair.state == PeerState::Solo))
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        let events = self.hub.local().events;
+        let refused = events.into_iter().filter(|event| event.code == "declare_refused");
+        refused.map(|event| event.text).collect()
+    }
+}
+
+fn answer(done: bool, text: &str) -> OperatorAnswer {
+    OperatorAnswer { done, text: text.to_owned() }
+}
