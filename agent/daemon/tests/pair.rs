@@ -87,12 +87,10 @@ fn vm() -> VmName {
     VmName::new("till").unwrap()
 }
 
-fn free() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 fn servers() -> (Server, Server) {
-    let [a1, a2, b1, b2] = [free(), free(), free(), free()];
+    // All at once, or two could be the same.
+    let free = [(); 4].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let [a1, a2, b1, b2] = free.map(|socket| socket.local_addr().unwrap());
     let server = |slot, cable: (SocketAddr, SocketAddr), lan: (SocketAddr, SocketAddr)| Server {
         slot,
         dir: tempfile::tempdir().unwrap(),
