@@ -86,6 +86,9 @@ fn lab_scenarios(tally: &mut Tally) {
     match lab::run_all(&options) {
         Ok(results) => {
             for result in results.scenarios {
+                if let Some(first) = &result.first_error {
+                    ui::line(&format!("lab {} was repeated; it had failed: {first}", result.name));
+                }
                 let outcome = result.error.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)));
                 tally.note(&format!("lab {}", result.name), outcome);
             }

@@ -109,14 +109,12 @@ pub fn return_of(site: &mut Site, victim: &'static str) -> anyhow::Result<f64> {
     Ok(site.timeline.now_s() - start_s)
 }
 
+/// What an error says when it is about lost data.
+pub const LOST_WORDS: &str = "acknowledged writes are lost";
+
 /// Fails unless nothing that was acknowledged is gone.
 pub fn check_verdict(verdict: Verdict) -> anyhow::Result<()> {
-    ensure!(
-        verdict.lost == 0,
-        "{} of {} acknowledged writes are lost",
-        verdict.lost,
-        verdict.acked
-    );
+    ensure!(verdict.lost == 0, "{} of {} {LOST_WORDS}", verdict.lost, verdict.acked);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The scenarios: what is promised, seen on real machines. Each finds and leaves a healthy pair.
 
-use crate::failover::{self, check_verdict, wait_acks};
+use crate::failover::{self, LOST_WORDS, check_verdict, wait_acks};
 use crate::scenario::Scenario;
 use crate::server::BOOT_LIMIT;
 use crate::site::{Site, VM, is_paired};
@@ -121,7 +121,7 @@ fn agent_kill(site: &mut Site) -> anyhow::Result<()> {
 
 fn failover(site: &mut Site) -> anyhow::Result<()> {
     let (times, victim) = failover::kill_host(site)?;
-    ensure!(times.lost_writes == 0, "{} acknowledged writes are lost", times.lost_writes);
+    ensure!(times.lost_writes == 0, "{} {LOST_WORDS}", times.lost_writes);
     failover::return_of(site, victim).map(drop)
 }
 
