@@ -47,7 +47,7 @@ impl Core {
         if !self.declared_at.take().is_some_and(fresh) || self.declare_block().is_some() {
             return false;
         }
-        let epoch = self.witness.epoch_seen(self.durable.epoch).max(self.durable.epoch).next();
+        let epoch = self.next_epoch();
         let state = DurableState { override_: true, ..self.base(epoch, self.alone()) };
         self.persist(state, Reason::Declared);
         true

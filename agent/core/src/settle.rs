@@ -114,6 +114,11 @@ impl Core {
         [self.me()].into()
     }
 
+    /// One above everything known here or at the witness.
+    pub(crate) fn next_epoch(&self) -> Epoch {
+        self.witness.epoch_seen(self.durable.epoch).max(self.durable.epoch).next()
+    }
+
     fn other(&self) -> BTreeSet<NodeSlot> {
         [self.me().peer()].into()
     }
@@ -217,8 +222,7 @@ impl Core {
         if !ready || !self.goes_first(&peer) || !self.join_needed(&peer) {
             return false;
         }
-        let mine = self.durable.epoch;
-        let epoch = self.witness.epoch_seen(mine).max(peer.epoch).max(mine).next();
+        let epoch = self.next_epoch().max(peer.epoch.next());
         let state = self.base(epoch, NodeSlot::BOTH.into());
         let tie = self.joined_tie(&peer);
         let state = DurableState { peer_watchdog: peer.watchdog_armed, tie, ..state };

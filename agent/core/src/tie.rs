@@ -41,7 +41,7 @@ impl Core {
         if to == Tie::Node(self.me()) {
             return false;
         }
-        let epoch = self.witness.epoch_seen(self.durable.epoch).max(self.durable.epoch).next();
+        let epoch = self.next_epoch();
         self.persist(DurableState { epoch, tie: to, ..self.durable.clone() }, Reason::MovedTie);
         true
     }
@@ -88,7 +88,7 @@ impl Core {
             && self.claim_block() == Block::Holder
             && self.claim_due();
         if can {
-            let epoch = self.witness.epoch_seen(self.durable.epoch).max(self.durable.epoch).next();
+            let epoch = self.next_epoch();
             self.persist(self.base(epoch, self.alone()), Reason::Held);
         }
         can

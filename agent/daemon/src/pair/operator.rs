@@ -78,7 +78,6 @@ impl Operator {
 
     async fn declare(&self, reason: &str) -> OperatorAnswer {
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
-        let refusals = self.refusals().len();
         self.hub.event("operator", format!("declares the other server off: {reason}"));
         drop(self.inputs.send(Input::OperatorDeclares).await);
         let until = Instant::now() + OUTCOME_LIMIT;
@@ -87,8 +86,8 @@ impl Operator {
             if self.alone() {
                 return answer(true, "This server goes on alone.");
             }
-            if let Some(text) = self.refusals().get(refusals) {
-                return answer(false, text);
+            if let Some(text) = self.refusal() {
+                return answer(false, &text);
             }
         }
         answer(false, "The agent has the order, but nothing came of it yet.")
@@ -98,10 +97,11 @@ impl Operator {
         self.hub.read(|all| all.pair.as_ref().is_some_and(|pair| pair.state == PeerState::Solo))
     }
 
-    fn refusals(&self) -> Vec<String> {
+    /// What the core said to the last order, if it refused.
+    fn refusal(&self) -> Option<String> {
         let events = self.hub.local().events;
-        let refused = events.into_iter().filter(|event| event.code == "declare_refused");
-        refused.map(|event| event.text).collect()
+        let since_order = events.into_iter().rev().take_while(|event| event.code != "operator");
+        since_order.filter(|event| event.code == "declare_refused").map(|event| event.text).next()
     }
 }
 
