@@ -5,6 +5,7 @@
 //! `fence-peer` waits for the core as long as it takes; a helper that gives up is told to the
 //! core when its end of the socket closes. Everything else is answered 0 at once.
 
+use super::socket;
 use crate::vms::registry::Registry;
 use agent_core::{HelperCode, Input};
 use hypervisor_glue::replication::{Replication, Role};
@@ -12,12 +13,10 @@ use provisioning_protocol::ids::VmName;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -27,7 +26,6 @@ const HELPERS_MAX: usize = 512;
 const LINE_BYTES_MAX: u64 = 4096;
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
 const OWNER_RETRY: Duration = Duration::from_millis(100);
-const LINE_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize)]
 struct Ask {
@@ -79,17 +77,6 @@ impl Helpers {
         }
     }
 
-    /// Binds the socket; only root may ask.
-    ///
-    /// # Errors
-    /// If the socket cannot be made.
-    pub fn bind(path: &Path) -> io::Result<UnixListener> {
-        drop(std::fs::remove_file(path));
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
-    }
-
     /// Serves for ever.
     pub async fn serve(self, listener: UnixListener) {
         let room = Arc::new(Semaphore::new(HELPERS_MAX));
@@ -114,16 +101,12 @@ impl Helpers {
     }
 
     async fn one(&self, stream: UnixStream) -> io::Result<()> {
-        let (read, mut write) = stream.into_split();
-        let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
-        let mut line = String::new();
-        timeout(LINE_LIMIT, read.read_line(&mut line)).await.map_err(io::Error::other)??;
+        let (line, mut read, mut write) = socket::first_line(stream, LINE_BYTES_MAX).await?;
         let ask: Ask = serde_json::from_str(&line)?;
         if ask.event != "fence-peer" {
             self.informed(&ask);
             return write.write_all(b"{\"exit\":0}\n").await;
         }
-        let mut read = read.into_inner().into_inner();
         let Some(vm) = self.owner(&ask.resource, &mut read).await else { return Ok(()) };
         self.fence(&ask.resource, vm, read, write).await
     }

@@ -16,6 +16,7 @@ pub mod helper;
 pub mod lane;
 pub mod monitor;
 pub mod operator;
+mod socket;
 pub mod start;
 pub mod summary;
 pub mod volumes;

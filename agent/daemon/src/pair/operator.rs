@@ -4,21 +4,19 @@
 //! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` → `{"done":true,"text":"…"}`.
 //! Only root may ask; the console makes sure that a person meant it.
 
-use super::helper::Helpers;
+use super::socket;
 use crate::status::Hub;
 use agent_core::Input;
 use provisioning_protocol::console::{LINE_BYTES_MAX, OperatorAnswer, OperatorOrder};
 use provisioning_protocol::peer::PeerState;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-const LINE_LIMIT: Duration = Duration::from_secs(5);
 /// The core decides within a step; its state must reach the disk first.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(100);
@@ -35,14 +33,6 @@ impl Operator {
     #[must_use]
     pub fn new(hub: Arc<Hub>, inputs: mpsc::Sender<Input>) -> Self {
         Self { hub, inputs }
-    }
-
-    /// Binds the socket; only root may ask.
-    ///
-    /// # Errors
-    /// If the socket cannot be made.
-    pub fn bind(path: &Path) -> io::Result<UnixListener> {
-        Helpers::bind(path)
     }
 
     /// Serves for ever, one person at a time.
@@ -63,10 +53,7 @@ impl Operator {
     }
 
     async fn one(&self, stream: UnixStream) -> io::Result<()> {
-        let (read, mut write) = stream.into_split();
-        let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
-        let mut line = String::new();
-        timeout(LINE_LIMIT, read.read_line(&mut line)).await.map_err(io::Error::other)??;
+        let (line, _, mut write) = socket::first_line(stream, LINE_BYTES_MAX).await?;
         let answer = match serde_json::from_str(&line) {
             Ok(OperatorOrder::DeclarePeerOff { reason }) => self.declare(&reason).await,
             Err(error) => OperatorAnswer { done: false, text: format!("No such order: {error}") },

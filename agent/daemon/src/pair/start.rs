@@ -6,6 +6,7 @@ use super::executor::{Executor, Parts, WitnessPort};
 use super::helper::Helpers;
 use super::monitor::Monitor;
 use super::operator::Operator;
+use super::socket;
 use super::volumes::VolumeHands;
 use super::watchdog::Watchdog;
 use crate::durable::slots::Slots;
@@ -92,8 +93,8 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         path: glue.network.replication_path(slot).await.ok().flatten().unwrap_or(Path::Cable),
     };
     let helpers = Helpers::new(registry.clone(), glue.replication.clone(), inputs.clone());
-    let listener = Helpers::bind(&paths.helper_socket()).context("helper socket")?;
-    let orders = Operator::bind(&paths.operator_socket()).context("operator socket")?;
+    let listener = socket::bind(&paths.helper_socket()).context("helper socket")?;
+    let orders = socket::bind(&paths.operator_socket()).context("operator socket")?;
     tokio::spawn(Operator::new(hub.clone(), inputs.clone()).serve(orders));
     let split_brain = helpers.split_brain();
     tokio::spawn(helpers.clone().serve(listener));
