@@ -1,22 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What breaks, and when it is mended.
 
+use crate::rng::Rng;
 use crate::world::{Event, Healing, World, slot};
 use provisioning_protocol::ids::Epoch;
 
 impl World {
-    /// Breaks one thing and plans the next.
+    /// Breaks one thing and plans the next. Each fault draws from a generator of its own, so that
+    /// one that is left out does not change what the others are.
     pub fn fault(&mut self) {
         if self.quiet {
             return;
         }
+        let number = self.planned;
+        self.planned += 1;
+        let own = Rng::new(self.seed.wrapping_add(u64::from(number) << 40));
+        let rest = std::mem::replace(&mut self.rng, own);
         let gap = if self.rng.chance(400) {
             self.rng.range(50, 3_000)
         } else {
             self.rng.range(3_000, 60_000)
         };
         self.at(gap, Event::Fault);
-        self.stats.faults += 1;
+        if !self.less.faults.contains(&number) {
+            self.caused.push(number);
+            self.stats.faults += 1;
+            self.break_something();
+        }
+        self.rng = rest;
+    }
+
+    fn break_something(&mut self) {
         let node = self.rng.index(2);
         match self.rng.range(0, 100) {
             0..=17 => self.crash(node),

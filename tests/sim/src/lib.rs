@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A whole site under one seed: two real cores, fake volumes, network, witness and power, in
-//! simulated time. The same seed gives the same run; a failing seed is run again with a trace.
+//! simulated time. The same seed gives the same run; a failing one is made as small as it gets.
 
 mod check;
 mod drbd;
@@ -11,9 +11,11 @@ mod net;
 mod opts;
 mod rng;
 mod shell;
+mod shrink;
 mod world;
 
-pub use opts::{Failure, Mode, Mutation, Opts, Stats};
+pub use opts::{Failure, Less, Mode, Mutation, Opts, Stats};
+pub use shrink::shrink;
 
 use agent_core::{Input, VmRun};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,34 +24,32 @@ use world::{Event, World};
 /// Longest time from a healed site to a healthy pair: the grace of a cold start, a resync, and
 /// the rounds of agreement.
 pub(crate) const HEAL_MS_MAX: u64 = 300_000;
-/// Runs one seed; a failing one is run again to give its trace.
+
+/// Runs one seed.
 ///
 /// # Errors
-/// [`Failure`] if a promise was broken or the core panicked.
+/// [`Failure`] if a promise was broken or the core panicked; with a trace only if `opts.trace`.
 pub fn run(seed: u64, opts: Opts) -> Result<Stats, Failure> {
-    match run_once(seed, opts) {
-        Err(_) if !opts.trace => run_once(seed, Opts { trace: true, ..opts }),
-        result => result,
-    }
+    run_less(seed, opts, Less::default())
+}
+
+/// Runs one seed with something left out.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_less(seed: u64, opts: Opts, less: Less) -> Result<Stats, Failure> {
+    World::new(seed, opts, less).result()
 }
 
 /// Runs one seed with a trace, which is given also if all holds.
 pub fn run_traced(seed: u64, opts: Opts) -> (Result<Stats, Failure>, Vec<String>) {
-    let mut world = World::new(seed, Opts { trace: true, ..opts });
-    let result = world.result(seed);
+    let mut world = World::new(seed, Opts { trace: true, ..opts }, Less::default());
+    let result = world.result();
     (result, world.trace)
 }
 
-/// Runs one seed as it is told.
-///
-/// # Errors
-/// [`Failure`], with a trace only if `opts.trace`.
-pub fn run_once(seed: u64, opts: Opts) -> Result<Stats, Failure> {
-    World::new(seed, opts).result(seed)
-}
-
 impl World {
-    fn result(&mut self, seed: u64) -> Result<Stats, Failure> {
+    fn result(&mut self) -> Result<Stats, Failure> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.live()));
         if let Err(panic) = outcome {
             let text = panic
@@ -60,7 +60,8 @@ impl World {
             self.fail(format!("the core stopped: {text}"));
         }
         let Some(what) = self.failure.take() else { return Ok(self.stats) };
-        Err(Failure { seed, at_ms: self.now, what, trace: self.trace.clone() })
+        let (caused, trace) = (self.caused.clone(), self.trace.clone());
+        Err(Failure { seed: self.seed, at_ms: self.now, what, caused, trace })
     }
 
     fn live(&mut self) {

@@ -2,9 +2,13 @@
 //! Runs seeds and says what came of them.
 
 use clap::{Parser, ValueEnum};
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Instant;
-use tests_sim::{Failure, Mode, Opts, Stats, run};
+use tests_sim::{Failure, Mode, Opts, Stats, run, shrink};
 
 /// A sign of life after so many seeds.
 const PROGRESS_SEEDS: u64 = 1_000;
@@ -27,6 +31,9 @@ struct Args {
     /// Stop after this many failing seeds.
     #[arg(long, default_value_t = 5)]
     failures: usize,
+    /// Seeds run at once; as many as there are processors if not given.
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -98,33 +105,66 @@ impl Sum {
     }
 }
 
+/// What the threads have found so far.
+#[derive(Default)]
+struct Found {
+    sum: Sum,
+    failures: Vec<Failure>,
+}
+
 fn many(args: &Args, opts: Opts) -> ExitCode {
     let started = Instant::now();
-    let mut sum = Sum::default();
-    let mut failures: Vec<Failure> = Vec::new();
-    for seed in args.start..args.start + args.seeds {
-        match run(seed, opts) {
+    let (next, end) = (AtomicU64::new(args.start), args.start + args.seeds);
+    let found = Mutex::new(Found::default());
+    let jobs = args.jobs.or_else(|| available_parallelism().ok()).map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let result = run(seed, opts);
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    found.add(args, result, started);
+                    if found.failures.len() >= args.failures {
+                        next.store(end, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let Found { sum, mut failures } = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|failure| failure.seed);
+    print_sum(args, &sum, &failures, started.elapsed().as_secs_f64());
+    let Some(first) = failures.first() else { return ExitCode::SUCCESS };
+    eprintln!("{} seeds failed; the first one, made small:", failures.len());
+    let small = shrink(first.seed, opts);
+    eprintln!("{}", small.as_ref().unwrap_or(first));
+    let left = small.as_ref().map_or(0, |small| small.caused.len());
+    eprintln!(
+        "{left} of {} faults are needed; --seed {} shows all",
+        first.caused.len(),
+        first.seed
+    );
+    ExitCode::FAILURE
+}
+
+impl Found {
+    fn add(&mut self, args: &Args, result: Result<Stats, Failure>, started: Instant) {
+        match result {
             Ok(stats) => {
-                sum.add(stats);
-                if sum.seeds % PROGRESS_SEEDS == 0 && !args.json {
-                    eprintln!("{} seeds, {:.0} s", sum.seeds, started.elapsed().as_secs_f64());
+                self.sum.add(stats);
+                if self.sum.seeds.is_multiple_of(PROGRESS_SEEDS) && !args.json {
+                    let seconds = started.elapsed().as_secs_f64();
+                    eprintln!("{} of {} seeds, {seconds:.0} s", self.sum.seeds, args.seeds);
                 }
             }
             Err(failure) => {
-                eprintln!("seed {} at {} ms: {}", seed, failure.at_ms, failure.what);
-                failures.push(failure);
-                if failures.len() >= args.failures {
-                    break;
-                }
+                eprintln!("seed {} at {} ms: {}", failure.seed, failure.at_ms, failure.what);
+                self.failures.push(failure);
             }
-        }
-    }
-    print_sum(args, &sum, &failures, started.elapsed().as_secs_f64());
-    match failures.first() {
-        None => ExitCode::SUCCESS,
-        Some(first) => {
-            eprintln!("{} seeds failed; see --seed {}", failures.len(), first.seed);
-            ExitCode::FAILURE
         }
     }
 }

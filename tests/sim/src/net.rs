@@ -61,7 +61,11 @@ impl World {
             answer.record.in_sync.clone_from(&swap.in_sync);
             answer.record.winner = swap.winner;
         }
-        self.note(|_| format!("HQ witness: {swap:?} -> {} {:?}", answer.granted, answer.record));
+        if let Some(swap) = swap {
+            self.note(|_| {
+                format!("HQ witness: {swap:?} -> {} {:?}", answer.granted, answer.record)
+            });
+        }
         if self.wan_from[from] {
             let slow = self.rng.chance(50);
             let delay = if slow { self.rng.range(500, 3_500) } else { self.rng.range(10, 150) };

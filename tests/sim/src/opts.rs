@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a run is asked to do, and what comes of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// What is to be shown.
@@ -75,6 +76,17 @@ impl Opts {
     }
 }
 
+/// What is left out of a run, to make it smaller; see [`crate::shrink`].
+#[derive(Debug, Clone, Default)]
+pub struct Less {
+    /// Faults, by number.
+    pub faults: BTreeSet<u32>,
+    /// Loss, repetition and delay of datagrams.
+    pub loss: bool,
+    /// All VMs but one.
+    pub vms: bool,
+}
+
 /// Counts of one run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stats {
@@ -109,6 +121,8 @@ pub struct Failure {
     pub at_ms: u64,
     /// What was broken.
     pub what: String,
+    /// Numbers of the faults that were caused.
+    pub caused: Vec<u32>,
     /// What happened before (only of a run with `trace`).
     pub trace: Vec<String>,
 }

@@ -3,7 +3,7 @@
 //! events in simulated time.
 
 use crate::drbd::Vol;
-use crate::opts::{Mutation, Opts, Stats};
+use crate::opts::{Less, Mutation, Opts, Stats};
 use crate::rng::Rng;
 use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun};
 use provisioning_protocol::ids::{NodeSlot, VmName};
@@ -12,6 +12,9 @@ use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
+
+/// VMs of a site, at most.
+const VMS_MAX: usize = 3;
 
 /// Something that will happen. `power` and `agent` are the generations it belongs to: a crash
 /// makes the event void.
@@ -120,6 +123,11 @@ pub(crate) struct World {
     pub acked: Vec<Vec<u32>>,
     pub next_id: u64,
     pub quiet: bool,
+    pub seed: u64,
+    pub less: Less,
+    /// Number of the next fault, and those that were not left out.
+    pub planned: u32,
+    pub caused: Vec<u32>,
     pub failure: Option<String>,
     pub trace: Vec<String>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -171,13 +179,15 @@ impl Node {
 }
 
 impl World {
-    pub fn new(seed: u64, opts: Opts) -> Self {
+    pub fn new(seed: u64, opts: Opts, less: Less) -> Self {
         let mut rng = Rng::new(seed);
-        let count = 1 + rng.index(3);
-        let vms = (0..count).map(|i| VmName::new(format!("vm{i}")).expect("valid")).collect();
-        let homes = (0..count).map(|_| slot(rng.index(2))).collect();
+        let count = 1 + rng.index(VMS_MAX);
+        let mut homes: Vec<NodeSlot> = (0..VMS_MAX).map(|_| slot(rng.index(2))).collect();
         let witness = WitnessState::new(rng.next());
         let loss = [0, 5, 30, 100][rng.index(4)];
+        let (count, loss) = (if less.vms { 1 } else { count }, if less.loss { 0 } else { loss });
+        homes.truncate(count);
+        let vms = (0..count).map(|i| VmName::new(format!("vm{i}")).expect("valid")).collect();
         Self {
             now: 0,
             rng,
@@ -198,6 +208,10 @@ impl World {
             acked: vec![Vec::new(); count],
             next_id: 1,
             quiet: false,
+            seed,
+            less,
+            planned: 0,
+            caused: Vec::new(),
             failure: None,
             trace: Vec::new(),
             queue: BinaryHeap::new(),
@@ -277,6 +291,7 @@ impl World {
         let before = self.opts.trace.then(|| core.status());
         let shown = match (&input, self.opts.trace) {
             (Input::Tick | Input::PeerHeard { .. }, _) | (_, false) => None,
+            (Input::WitnessAnswered(answer), _) if is_read(answer) => None,
             (input, true) => Some(format!("{input:?}")),
         };
         let effects = core.step(now, input);
@@ -307,7 +322,11 @@ impl World {
     }
 
     fn trace_effect(&mut self, node: usize, effect: &Effect) {
-        if !matches!(effect, Effect::SendPeer { .. } | Effect::RenewLease) {
+        let often = matches!(
+            effect,
+            Effect::SendPeer { .. } | Effect::RenewLease | Effect::ReadWitness { .. }
+        );
+        if !often {
             self.note(|_| format!("{} -> {effect:?}", slot(node)));
         }
     }
@@ -315,6 +334,11 @@ impl World {
     pub fn vm_index(&self, name: &VmName) -> usize {
         self.vms.iter().position(|vm| vm == name).expect("a VM of this site")
     }
+}
+
+/// The answer to a read, of which there are many.
+fn is_read(answer: &WitnessAnswer) -> bool {
+    !answer.granted && answer.reason.is_empty()
 }
 
 fn seconds(ms: u64) -> f64 {

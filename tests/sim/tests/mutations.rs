@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A check that cannot fail proves nothing: each rule broken on purpose must be noticed.
 
-use tests_sim::{Mode, Mutation, Opts, run_once};
+use tests_sim::{Mode, Mutation, Opts, run, shrink};
 
 /// Seeds within which a broken rule must show.
 const SEEDS: u64 = 300;
@@ -10,7 +10,7 @@ fn caught(mutation: Mutation) -> Option<String> {
     // The tie-break leaves HQ for certain only in the last act of a liveness run.
     let mode = if mutation == Mutation::TieToBoth { Mode::Liveness } else { Mode::Safety };
     let opts = Opts { mutation: Some(mutation), ..Opts::new(mode) };
-    let failure = (0..SEEDS).find_map(|seed| run_once(seed, opts).err())?;
+    let failure = (0..SEEDS).find_map(|seed| run(seed, opts).err())?;
     Some(format!("{mutation:?}: seed {}: {}", failure.seed, failure.what))
 }
 
@@ -31,8 +31,27 @@ fn every_rule_broken_on_purpose_is_caught() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let opts = Opts::new(Mode::Safety);
-    let count = |seed| run_once(seed, opts).map(|stats| (stats.steps, stats.acked)).ok();
+    let count = |seed| run(seed, opts).map(|stats| (stats.steps, stats.acked)).ok();
     for seed in 0..5 {
         assert_eq!(count(seed), count(seed), "seed {seed}");
     }
+}
+
+#[test]
+fn a_failing_seed_shrinks_to_what_a_person_can_read() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let opts = Opts { mutation: Some(Mutation::WitnessGrantsAll), ..Opts::new(Mode::Safety) };
+    let (seed, whole) =
+        (0..SEEDS).find_map(|seed| Some((seed, run(seed, opts).err()?))).expect("a failing seed");
+    let small = shrink(seed, opts).expect("it still fails");
+    let _ = std::panic::take_hook();
+    assert_eq!(small.what.split(':').next(), whole.what.split(':').next());
+    assert!(
+        small.caused.len() <= 2,
+        "{} of {} faults: {small}",
+        small.caused.len(),
+        whole.caused.len()
+    );
+    assert!(small.trace.len() <= 120, "{} lines:\n{small}", small.trace.len());
+    assert!(shrink(seed, Opts { mutation: None, ..opts }).is_none());
 }
