@@ -20,6 +20,7 @@ use crate::status::{Concern, Hub};
 use crate::templates::counters::Ledger;
 use crate::templates::install::Installer;
 use crate::templates::peer_source::PeerShelf;
+use crate::vms::fill::Guard;
 use crate::vms::registry::Registry;
 use agent_core::{Config, DesiredVm, Input};
 use anyhow::Context as _;
@@ -103,9 +104,12 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         tokio::spawn(shelf.clone().serve(at));
     }
     let installer = installer(&paths, &glue, &record, &hq, shelf, memory.clone(), &hub).await?;
+    let (guard, fill) = Guard::new(glue.volumes.clone(), hub.clone());
+    tokio::spawn(guard.run());
     let provisioner = crate::vms::provision::Provisioner {
         installer,
         volumes: glue.volumes.clone(),
+        fill,
         replication: glue.replication.clone(),
         registry,
         hub: hub.clone(),

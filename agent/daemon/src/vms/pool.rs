@@ -34,7 +34,8 @@ pub async fn ensure(volumes: &Arc<dyn Volumes>, hub: &Hub) {
     }
 }
 
-async fn once(volumes: &Arc<dyn Volumes>, hub: &Hub) -> Result<bool, GlueError> {
+/// Takes what is blank; whether there is a pool.
+pub(super) async fn once(volumes: &Arc<dyn Volumes>, hub: &Hub) -> Result<bool, GlueError> {
     let open = volumes.open_pool().await?;
     let reports = volumes.survey().await?;
     let blank: Vec<PathBuf> = reports

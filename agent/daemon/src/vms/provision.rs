@@ -4,6 +4,7 @@
 //! One task, one VM after the other; every step may be repeated. VMs whose volumes exist come
 //! first, because they need neither HQ nor the peer.
 
+use super::fill::Fill;
 use super::registry::{Registry, VmEntry};
 use crate::durable::file::FileError;
 use crate::enrol::backoff::Backoff;
@@ -37,6 +38,9 @@ pub enum ProvisionError {
     /// The list of ready VMs.
     #[error("Cannot keep the list of ready VMs")]
     Keep(#[from] FileError),
+    /// No room for a new VM.
+    #[error("The disks for VMs are nearly full: nothing new is put on them until a disk is added")]
+    Full,
     /// HQ assigned something that does not fit the template.
     #[error("HQ assigned {got} volume numbers, the template has {want} disks")]
     Numbers {
@@ -55,6 +59,8 @@ pub struct Provisioner {
     pub volumes: Arc<dyn Volumes>,
     /// Replication.
     pub replication: Arc<dyn Replication>,
+    /// Whether there is room for more.
+    pub fill: watch::Receiver<Fill>,
     /// What exists.
     pub registry: Arc<Registry>,
     /// Status.
@@ -127,6 +133,10 @@ impl Provisioner {
         vm: &VmAssignment,
         disks: &[DiskVolume],
     ) -> Result<(), ProvisionError> {
+        let exists = disks.iter().any(|disk| disk.vm == vm.name);
+        if !exists && *self.fill.borrow() == Fill::Full {
+            return Err(ProvisionError::Full);
+        }
         let manifest = self.manifest(vm, disks).await?;
         let want = manifest.vm.disks.len();
         if vm.volumes.len() != want {
