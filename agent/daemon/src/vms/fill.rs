@@ -87,9 +87,8 @@ impl Guard {
         if *self.fill.borrow() == Fill::Fine {
             return;
         }
-        match pool::once(&self.volumes, &self.hub).await {
-            Ok(_) => {}
-            Err(err) => tracing::warn!(error = error_chain(&err), "pool not extended"),
+        if let Err(err) = pool::once(&self.volumes, &self.hub).await {
+            tracing::warn!(error = error_chain(&err), "pool not extended");
         }
     }
 
