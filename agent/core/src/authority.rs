@@ -23,12 +23,16 @@ const ARM_RETRY_MS: u64 = 10_000;
 const RENEW_MS: u64 = 500;
 /// How long a restarted agent may take to look at its volumes.
 const BLIND_MS: u64 = 2_000;
+/// After a pause of its own as long as this, what an agent knows of its peer may be old ...
+pub(crate) const STILL_MS: u64 = 2_000;
+/// ... until it has been awake this long: DRBD notices within 2.4 s that its peer is gone.
+const AWAKE_MS: u64 = 3_000;
 
 impl Core {
     pub(crate) fn authority(&self) -> Authority {
         match self.mode {
             Mode::Solo => Authority::Full,
-            Mode::Pair if self.pair_confirmed() => Authority::Full,
+            Mode::Pair if self.pair_confirmed() && self.awake() => Authority::Full,
             Mode::Pair => Authority::Keep,
             Mode::Suspect if self.may_stay_frozen() => Authority::Keep,
             Mode::Boot if self.may_run_on() => Authority::Keep,
@@ -53,9 +57,19 @@ impl Core {
         self.mode == Mode::Boot && self.link.is_none() && self.now.since(self.boot_at) < BLIND_MS
     }
 
+    fn awake(&self) -> bool {
+        self.woke_at.is_none_or(|at| self.now.since(at) >= AWAKE_MS)
+    }
+
+    /// The peer counts T_fence from when it lost the link, so with it lost no lease may be
+    /// renewed; and right after a pause it may be lost without this server knowing.
+    fn sure_of_peer(&self) -> bool {
+        self.solo_in_force() || (self.was_up && self.awake())
+    }
+
     pub(crate) fn renew_lease(&mut self) {
-        let by_right =
-            !self.vms.any_runs() || (self.authority() != Authority::Hold && !self.blind());
+        let right = self.authority() != Authority::Hold && !self.blind() && self.sure_of_peer();
+        let by_right = !self.vms.any_runs() || right;
         let due = self.renewed_at.is_none_or(|at| self.now.since(at) >= RENEW_MS);
         if by_right && due && self.watchdog != Some(false) {
             self.renewed_at = Some(self.now);

@@ -96,6 +96,8 @@ pub struct Core {
 
     booted: bool,
     boot_at: Millis,
+    /// The end of the last long pause between two inputs: the agent or its server hung.
+    woke_at: Option<Millis>,
     /// No QEMU was found at boot and nothing has been decided since: a cold start.
     cold: bool,
     durable: DurableState,
@@ -146,6 +148,7 @@ impl Core {
             out: Vec::new(),
             booted: false,
             boot_at: Millis(0),
+            woke_at: None,
             cold: true,
             durable: DurableState::fresh(slot),
             pending: None,
@@ -192,6 +195,9 @@ impl Core {
             !matches!(input, Input::Boot(_)),
             "Boot must be the first input, and only that"
         );
+        if self.booted && now.since(self.now) >= authority::STILL_MS {
+            self.woke_at = Some(now);
+        }
         self.now = now;
         let tick = matches!(input, Input::Tick);
         self.absorb(input);

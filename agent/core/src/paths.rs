@@ -90,13 +90,16 @@ impl Core {
     }
 
     /// Whether a connection would do good: not while a loser still holds frozen primaries, nor
-    /// straight after giving way.
+    /// straight after giving way. Where neither has a vote, nobody can lose by it.
     fn peer_may_connect(&self) -> bool {
         let Some(peer) = self.facts().filter(|peer| peer.mutual) else { return false };
         match self.mode {
             Mode::Boot | Mode::Loser => false,
             Mode::Solo => !peer.votes && peer.released,
-            Mode::Wait => peer.solo || peer.paired() || self.durable.in_sync.is_empty(),
+            Mode::Wait => {
+                let free = !peer.votes && peer.released;
+                peer.solo || peer.paired() || free || self.durable.in_sync.is_empty()
+            }
             Mode::Pair | Mode::Suspect => true,
         }
     }

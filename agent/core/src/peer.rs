@@ -10,13 +10,20 @@ use std::collections::{BTreeSet, VecDeque};
 const RETIRED_MAX: usize = 8;
 /// A copy this far behind the newest is a straggler, no sign of life.
 const BEHIND_MAX: u64 = 10;
+/// Another boot is believed only when the known one has been silent this long (a few heartbeats):
+/// a late datagram from before a restart must not pass for a new one.
+const RESTART_MS: u64 = 500;
+/// A retired boot that says something new after this long of silence was retired wrongly.
+const BACK_MS: u64 = 10_000;
 
 /// The peer as heard.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PeerView {
     boot: Option<u64>,
     seq: u64,
-    retired: VecDeque<u64>,
+    taken_at: Millis,
+    /// Earlier boots and the newest sequence of each.
+    retired: VecDeque<(u64, u64)>,
     body: Option<PeerBody>,
     body_at: Millis,
     heard: [Option<Millis>; 2],
@@ -89,11 +96,12 @@ impl PeerView {
                 return;
             }
         } else {
-            if self.retired.contains(&boot) {
+            if !self.is_new(now, boot, seq) {
                 return;
             }
             if let Some(old) = self.boot.replace(boot) {
-                self.retired.push_back(old);
+                self.retired.retain(|(known, _)| *known != boot);
+                self.retired.push_back((old, self.seq));
                 if self.retired.len() > RETIRED_MAX {
                     self.retired.pop_front();
                 }
@@ -102,9 +110,20 @@ impl PeerView {
             self.heard[index(path)] = Some(now);
         }
         self.seq = seq;
+        self.taken_at = now;
         self.solo_since = if body.solo { self.solo_since.or(Some(now)) } else { None };
         self.body_at = now;
         self.body = Some(body);
+    }
+
+    /// Whether a datagram of another boot than the known one is of a newer boot.
+    fn is_new(&self, now: Millis, boot: u64, seq: u64) -> bool {
+        let silent_ms = now.since(self.taken_at);
+        match self.retired.iter().find(|(known, _)| *known == boot) {
+            _ if self.boot.is_none() => true,
+            None => silent_ms >= RESTART_MS,
+            Some((_, newest)) => silent_ms >= BACK_MS && seq > *newest,
+        }
     }
 
     /// Brings the timers up to `now`.
@@ -146,6 +165,11 @@ impl PeerView {
     /// Whether any path works both ways.
     pub fn talking(&self, now: Millis, heard_ms: u64) -> bool {
         Path::BOTH.into_iter().any(|path| self.mutual(now, heard_ms, path))
+    }
+
+    /// Since when one path or another has worked both ways.
+    pub fn talking_since(&self) -> Option<Millis> {
+        self.mutual_since.iter().flatten().min().copied()
     }
 
     /// Since when no path has worked both ways (now, if one does).

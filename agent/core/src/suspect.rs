@@ -106,7 +106,9 @@ impl Core {
     /// Slot A decides once, after the path switch had its time: the side with a bad disk gives
     /// way, else the one with less to run.
     fn plan_yield(&mut self, peer: &PeerFacts) -> Option<(NodeSlot, Epoch)> {
-        let waited = self.now.since(self.link_down_since).min(self.now.since(self.boot_at));
+        let talking = self.peer.talking_since().unwrap_or(self.now);
+        let since = self.link_down_since.max(self.boot_at).max(talking);
+        let waited = self.now.since(since);
         let split = self.link.is_none_or(|link| link.split_brain);
         if waited < self.config.switch_ms || peer.link_up || split {
             return None;
@@ -174,13 +176,15 @@ impl Core {
         }
     }
 
-    /// Since the loss and the silence, with a head start for the side that has more to run.
+    /// Since the loss and the silence, with a head start for the side that has more to run. A
+    /// peer that can be heard and has no vote asks for nothing.
     pub(crate) fn claim_due(&self) -> bool {
+        let rival = self.facts().is_none_or(|peer| peer.votes || peer.has_me);
         let owners = &self.durable.owners;
         let mine = self.vms.weight(owners, self.me());
         let theirs = self.vms.weight(owners, self.me().peer());
         let second = mine < theirs || (mine == theirs && self.me() == NodeSlot::B);
-        let delay = if second { self.config.claim_delay_ms } else { 0 };
+        let delay = if second && rival { self.config.claim_delay_ms } else { 0 };
         let since = self.link_down_since.max(self.peer.silent_since());
         self.now.since(since) >= delay && self.now.since(self.boot_at) >= self.config.listen_ms
     }

@@ -269,6 +269,36 @@ fn the_lease_lapses_while_a_vm_runs_without_right() {
 }
 
 #[test]
+fn after_a_pause_the_lease_is_renewed_only_when_the_link_is_known_to_have_lived() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::in_step(mine, &[VmRun::Running]);
+    let renews = |effect: &Effect| matches!(effect, Effect::RenewLease);
+    rig.wait(1_000);
+    assert!(ordered(&mut rig, renews));
+    rig.hang(6_000);
+    for _ in 0..14 {
+        rig.hear(peer());
+        rig.wait(200);
+    }
+    assert!(!ordered(&mut rig, renews), "renewed on what was known before the pause");
+    for _ in 0..3 {
+        rig.hear(peer());
+        rig.wait(200);
+    }
+    assert!(ordered(&mut rig, renews));
+}
+
+#[test]
+fn without_the_link_a_lease_is_not_renewed_while_a_frozen_vm_runs() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::in_step(mine, &[VmRun::Running]);
+    rig.lose_peer();
+    rig.orders();
+    rig.wait(4_000);
+    assert!(!ordered(&mut rig, |effect| matches!(effect, Effect::RenewLease)));
+}
+
+#[test]
 fn replayed_and_older_datagrams_change_nothing() {
     let mut rig = Rig::in_step(paired(), &[]);
     let epoch = rig.core.durable().epoch;
@@ -279,6 +309,34 @@ fn replayed_and_older_datagrams_change_nothing() {
     }
     assert_eq!(rig.core.durable().epoch, epoch);
     assert_eq!(rig.core.status().state, PeerState::Pair);
+}
+
+#[test]
+fn a_late_datagram_from_before_a_restart_does_not_mute_the_peer() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.give(Input::PeerHeard { path: Path::Lan, boot: 7, seq: 900, body: Box::new(peer()) });
+    for _ in 0..20 {
+        rig.hear(peer());
+        rig.wait(200);
+    }
+    assert_eq!(rig.core.status().state, PeerState::Pair);
+    assert_eq!(rig.core.status().paths, Path::BOTH.into());
+}
+
+#[test]
+fn a_restarted_peer_is_heard_and_its_old_datagrams_no_more() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    let heard = |rig: &mut Rig, boot, seq| {
+        rig.give(Input::PeerHeard { path: Path::Lan, boot, seq, body: Box::new(peer()) });
+        rig.core.status().paths.contains(&Path::Lan)
+    };
+    rig.wait(1_500);
+    assert!(heard(&mut rig, 2, 1));
+    rig.wait(1_500);
+    assert!(!heard(&mut rig, 1, 5_000), "a straggler counted as a sign of life");
+    assert!(heard(&mut rig, 2, 2));
+    rig.wait(10_000);
+    assert!(heard(&mut rig, 1, 5_001), "muted for ever");
 }
 
 #[test]

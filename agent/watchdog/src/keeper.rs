@@ -7,6 +7,11 @@ use std::time::Duration;
 pub const LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 /// How long after the hardware should have fired the second net is used.
 pub const SECOND_NET: Duration = Duration::from_secs(2);
+/// Between two steps of a server that hung there is a pause at least this long ...
+const STILL_MS: u64 = 2_000;
+/// ... and an agent started within this long after it knows neither of the pause nor what was
+/// missed in it: it is not believed for so long. (One that lived through it keeps still itself.)
+const DOUBT_MS: u64 = 3_000;
 
 /// Where the keeper is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +49,17 @@ pub struct Keeper {
     state: State,
     /// How long the hardware waits after the last pet.
     timeout_ms: u64,
+    stepped_ms: u64,
+    doubt_until_ms: u64,
+    /// An agent started while in doubt.
+    started_late: bool,
 }
 
 impl Keeper {
     /// Starts from a state, which an earlier process may have left.
     #[must_use]
     pub fn new(state: State, timeout_ms: u64) -> Self {
-        Self { state, timeout_ms }
+        Self { state, timeout_ms, stepped_ms: 0, doubt_until_ms: 0, started_late: false }
     }
 
     /// The state as of now.
@@ -61,6 +70,10 @@ impl Keeper {
 
     /// Moves the state along and tells what to do.
     pub fn step(&mut self, now_ms: u64) -> Action {
+        if now_ms.saturating_sub(self.stepped_ms) >= STILL_MS {
+            self.doubt_until_ms = now_ms.saturating_add(DOUBT_MS);
+        }
+        self.stepped_ms = now_ms;
         if let State::Armed { until_ms, .. } = self.state
             && now_ms >= until_ms
         {
@@ -85,20 +98,24 @@ impl Keeper {
             return Err(format!("a lease of {lease_ms} ms is out of bounds"));
         }
         self.alive(now_ms)?;
+        self.started_late |= now_ms < self.doubt_until_ms;
         if self.state == State::Idle {
             self.state = State::Armed { lease_ms, until_ms: now_ms + lease_ms };
         }
         Ok(())
     }
 
-    /// Moves the end of the lease.
+    /// Moves the end of the lease. An agent started right after a pause of the whole server is
+    /// heard only once it has had the time to find out what was missed.
     ///
     /// # Errors
     /// In words, if it is not armed or the lease ran out.
     pub fn renew(&mut self, now_ms: u64) -> Result<(), String> {
         self.alive(now_ms)?;
         match self.state {
+            State::Armed { .. } if self.started_late && now_ms < self.doubt_until_ms => Ok(()),
             State::Armed { lease_ms, .. } => {
+                self.started_late = false;
                 self.state = State::Armed { lease_ms, until_ms: now_ms + lease_ms };
                 Ok(())
             }
@@ -181,6 +198,32 @@ mod tests {
         keeper.disarm(2_000).expect("disarmed");
         assert_eq!(keeper.step(1_000_000), Action::Pet);
         assert!(keeper.renew(1_000_000).is_err(), "a renewal must not arm");
+    }
+
+    #[test]
+    fn an_agent_that_lived_through_a_pause_is_heard_and_one_started_after_it_only_later() {
+        let mut keeper = armed();
+        assert_eq!(keeper.step(1_500), Action::Pet);
+        assert_eq!(keeper.step(5_000), Action::Pet);
+        keeper.renew(5_001).expect("lived through it");
+        keeper.arm(5_100, 8_000).expect("armed by a new one");
+        for now_ms in (5_500..8_000).step_by(500) {
+            keeper.renew(now_ms).expect("taken, and changes nothing");
+        }
+        assert_eq!(keeper.state(), State::Armed { lease_ms: 8_000, until_ms: 13_001 });
+        keeper.renew(8_000).expect("heard");
+        assert_eq!(keeper.state(), State::Armed { lease_ms: 8_000, until_ms: 16_000 });
+    }
+
+    #[test]
+    fn an_agent_restarted_on_a_server_that_went_on_is_heard_at_once() {
+        let mut keeper = armed();
+        for now_ms in (1_500..6_000).step_by(500) {
+            assert_eq!(keeper.step(now_ms), Action::Pet);
+        }
+        keeper.arm(6_000, 8_000).expect("armed");
+        keeper.renew(6_001).expect("heard");
+        assert_eq!(keeper.step(14_000), Action::Pet);
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl World {
         use provisioning_protocol::peer::PeerState;
         let pair = self.nodes.iter().all(|node| {
             node.alive()
+                && !node.doomed()
                 && node.core.as_ref().is_some_and(|core| {
                     core.status().state == PeerState::Pair && core.durable().tie == Tie::Hq
                 })

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What breaks, and when it is mended.
 
+use crate::opts::Mode;
 use crate::rng::Rng;
-use crate::world::{Event, Healing, World, slot};
+use crate::world::{Event, Healing, Memory, World, slot};
 use provisioning_protocol::ids::Epoch;
 
 impl World {
@@ -36,7 +37,8 @@ impl World {
             0..=17 => self.crash(node),
             18..=19 => self.blackout(),
             20..=29 => self.agent_crash(node),
-            30..=36 => self.hang(node),
+            30..=33 => self.hang(node),
+            34..=36 => self.stop_agent(node),
             37..=58 => self.cut_path(),
             59..=66 => self.cut_all(),
             67..=70 => self.isolate(node),
@@ -95,15 +97,22 @@ impl World {
             return;
         }
         self.note(|_| format!("** {} hangs", slot(node)));
-        let armed = self.nodes[node].armed;
+        // The hardware watchdog counts on: an armed one ends a long hang by a reset.
         let long = self.rng.range(500, 40_000);
         self.nodes[node].hung = true;
         let power = self.nodes[node].power;
-        // The hardware watchdog counts on while the host hangs.
-        self.at(if armed { long.min(10_000) } else { long }, Event::Wake { node, power });
-        if armed && long >= 10_000 {
-            self.power_off(node, Some(15_000));
+        self.at(long, Event::Wake { node, power });
+    }
+
+    fn stop_agent(&mut self, node: usize) {
+        if !self.nodes[node].alive() || self.nodes[node].core.is_none() {
+            return;
         }
+        self.note(|_| format!("** {} agent stopped", slot(node)));
+        self.nodes[node].backlog.get_or_insert_default();
+        let agent = self.nodes[node].agent;
+        let long = self.rng.range(500, 20_000);
+        self.at(long, Event::Continue { node, agent });
     }
 
     fn cut_path(&mut self) {
@@ -190,6 +199,9 @@ impl World {
 
     /// HQ comes back from a backup: an older record, and it says so by a new incarnation.
     fn witness_restored(&mut self) {
+        if !self.may_forget(Memory::Witness) {
+            return;
+        }
         let incarnation = self.rng.next();
         self.witness = self.witness_backup.clone();
         self.witness.record.incarnation = incarnation;
@@ -226,10 +238,20 @@ impl World {
 
     /// The OS disk is replaced: the server comes back without its state, the data disk stays.
     fn lose_state(&mut self, node: usize) {
+        if !self.may_forget(Memory::Server) {
+            return;
+        }
         self.power_off(node, Some(30_000));
         self.note(|_| format!("** {} loses its state", slot(node)));
         self.nodes[node].disk = None;
         self.nodes[node].older_disk = None;
+    }
+
+    /// Where the winner's disk and the witness have both forgotten who won, nobody can know it but
+    /// a person: no liveness is promised then.
+    fn may_forget(&mut self, memory: Memory) -> bool {
+        let first = *self.forgot.get_or_insert(memory);
+        first == memory || self.opts.mode == Mode::Safety
     }
 
     /// A guest ends by itself.

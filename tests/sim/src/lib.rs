@@ -18,6 +18,7 @@ pub use opts::{Failure, Less, Mode, Mutation, Opts, Stats};
 pub use shrink::shrink;
 
 use agent_core::{Input, VmRun};
+use shell::LEASE_MS;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::{Event, World};
 
@@ -87,6 +88,8 @@ impl World {
     fn show_liveness(&mut self) {
         self.heal_all();
         let start = self.now;
+        // A lease from before may still run out, and its server be reset.
+        self.until(start + LEASE_MS, |_| false);
         if !self.until(start + HEAL_MS_MAX, Self::healthy) {
             let states = self.states();
             return self.fail(format!(
@@ -135,7 +138,7 @@ impl World {
                 let jitter = self.rng.range(80, 130);
                 self.at(jitter, Event::Tick { node, agent });
                 if self.mutated(Mutation::KeepRunning) {
-                    self.nodes[node].renewed_at = self.now;
+                    self.renew_lease(node);
                 }
                 self.feed(node, Input::Tick);
             }
@@ -178,6 +181,7 @@ impl World {
                 }
             }
             Event::Wake { node, power } => self.wake(node, power),
+            Event::Continue { node, agent } => self.go_on(node, agent),
             Event::Fault => self.fault(),
             Event::Heal(what) => self.heal(what),
             Event::MakeVolumes => self.make_volumes(),
@@ -205,6 +209,23 @@ impl World {
             self.check_vcpus(vm);
         }
         self.tell_links();
+    }
+
+    /// A stopped agent goes on and finds all that came meanwhile.
+    fn go_on(&mut self, node: usize, agent: u32) {
+        if self.nodes[node].agent != agent {
+            return;
+        }
+        if self.nodes[node].hung {
+            return self.at(200, Event::Continue { node, agent });
+        }
+        let Some(backlog) = self.nodes[node].backlog.take() else { return };
+        self.note(|_| {
+            format!("** {} agent goes on, {} inputs late", world::slot(node), backlog.len())
+        });
+        for input in backlog {
+            self.feed(node, input);
+        }
     }
 
     /// Volumes are made on both servers together, once both are there.

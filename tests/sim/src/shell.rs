@@ -6,12 +6,15 @@ use crate::kernel::Promotion;
 use crate::opts::{Mode, Mutation};
 use crate::world::{Event, Node, Shell, World, slot};
 use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, Tie, VmRun};
+use agent_watchdog::keeper::{Action, Keeper, State};
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::peer::Path;
 use std::rc::Rc;
 
-/// Lease of the agent plus time of the hardware watchdog.
-const RESET_AFTER_MS: u64 = 18_000;
+/// Lease of the agent.
+pub(crate) const LEASE_MS: u64 = 8_000;
+/// How long the hardware watchdog waits after the last pet.
+const WATCHDOG_MS: u64 = 10_000;
 
 impl World {
     fn later(&mut self, node: usize, low: u64, high: u64, what: Shell) {
@@ -84,7 +87,7 @@ impl World {
                 self.later(node, 5, 50, Shell::Armed(can));
             }
             Effect::DisarmWatchdog => self.later(node, 5, 50, Shell::Armed(false)),
-            Effect::RenewLease => self.nodes[node].renewed_at = self.now,
+            Effect::RenewLease => self.renew_lease(node),
             Effect::Reset { .. } => {
                 let after = self.rng.range(4_000, 20_000);
                 self.power_off(node, Some(after));
@@ -151,12 +154,10 @@ impl World {
             Shell::Evict { vms, ordered_at } => self.evict(node, vms, ordered_at),
             Shell::Reconnect => self.reconnect(node),
             Shell::Armed(armed) => {
-                // Arming what is armed does not move the end of the lease.
-                if !self.nodes[node].armed {
-                    self.nodes[node].renewed_at = self.now;
-                }
-                self.nodes[node].armed = armed;
-                self.feed(node, Input::WatchdogArmed(armed));
+                let (now, keeper) = (self.now, &mut self.nodes[node].keeper);
+                let done = if armed { keeper.arm(now, LEASE_MS) } else { keeper.disarm(now) };
+                let state = self.nodes[node].keeper.state();
+                self.feed(node, Input::WatchdogArmed(done.is_ok() && state != State::Idle));
             }
             Shell::Unreachable { request_id } => {
                 self.feed(node, Input::WitnessUnreachable { request_id });
@@ -275,7 +276,7 @@ impl World {
         here.power += 1;
         here.agent += 1;
         here.core = None;
-        here.armed = false;
+        here.backlog = None;
         here.told_link = None;
         here.helpers.clear();
         here.route = Path::Cable;
@@ -299,6 +300,8 @@ impl World {
         let now = self.now;
         let here = &mut self.nodes[node];
         here.up = true;
+        here.keeper = Keeper::new(State::Idle, WATCHDOG_MS);
+        here.petted_at = now;
         for vol in &mut here.vols {
             vol.conn = Conn::Connecting(now);
         }
@@ -369,13 +372,26 @@ impl World {
         }
         self.nodes[node].agent += 1;
         self.nodes[node].core = None;
+        self.nodes[node].backlog = None;
         self.note(|_| format!("** {} agent killed", slot(node)));
     }
 
-    /// The watchdog resets a server whose agent has not vouched for it.
+    /// The agent vouches for its server.
+    pub fn renew_lease(&mut self, node: usize) {
+        // Refused if it is not armed or too late.
+        let _ = self.nodes[node].keeper.renew(self.now);
+    }
+
+    /// The keeper pets the hardware, which resets a server that is no longer vouched for or
+    /// hangs.
     pub fn watchdog(&mut self, node: usize) {
-        let here: &Node = &self.nodes[node];
-        if here.alive() && here.armed && self.now >= here.renewed_at + RESET_AFTER_MS {
+        let now = self.now;
+        let here: &mut Node = &mut self.nodes[node];
+        if here.alive() && here.keeper.step(now) == Action::Pet {
+            here.petted_at = now;
+        }
+        let armed = here.keeper.state() != State::Idle;
+        if here.up && armed && now >= here.petted_at + WATCHDOG_MS {
             self.note(|_| format!("** {} reset by its watchdog", slot(node)));
             let after = self.rng.range(4_000, 20_000);
             self.power_off(node, Some(after));

@@ -6,6 +6,7 @@ use crate::drbd::Vol;
 use crate::opts::{Less, Mutation, Opts, Stats};
 use crate::rng::Rng;
 use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun};
+use agent_watchdog::keeper::{Keeper, State};
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
@@ -13,6 +14,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
+/// Inputs that wait for a stopped agent, at most; its sockets hold no more.
+const BACKLOG_MAX: usize = 500;
 /// VMs of a site, at most.
 const VMS_MAX: usize = 3;
 
@@ -29,6 +32,7 @@ pub(crate) enum Event {
     Shell { node: usize, agent: u32, what: Shell },
     Boot { node: usize, power: u32 },
     AgentStart { node: usize, power: u32 },
+    Continue { node: usize, agent: u32 },
     Wake { node: usize, power: u32 },
     Fault,
     Heal(Healing),
@@ -64,6 +68,13 @@ pub(crate) enum Healing {
     SlowDisk { node: usize },
 }
 
+/// Who can forget what was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Memory {
+    Server,
+    Witness,
+}
+
 /// A fence-peer helper process.
 #[derive(Debug, Clone)]
 pub(crate) struct Helper {
@@ -78,6 +89,8 @@ pub(crate) struct Helper {
 pub(crate) struct Node {
     pub up: bool,
     pub hung: bool,
+    /// What a stopped agent (SIGSTOP) will find when it goes on; its server works meanwhile.
+    pub backlog: Option<Vec<Input>>,
     pub power: u32,
     pub agent: u32,
     pub core: Option<Core>,
@@ -87,10 +100,10 @@ pub(crate) struct Node {
     pub older_disk: Option<DurableState>,
     pub inflight: Option<Box<DurableState>>,
     pub route: Path,
-    pub armed: bool,
+    pub keeper: Keeper,
     pub can_arm: bool,
     pub slow_disk: bool,
-    pub renewed_at: u64,
+    pub petted_at: u64,
     pub clock_zero: u64,
     pub vols: Vec<Vol>,
     pub runs: Vec<VmRun>,
@@ -119,6 +132,8 @@ pub(crate) struct World {
     pub witness: WitnessState,
     pub witness_backup: WitnessState,
     pub witness_up: bool,
+    /// What kind of memory was lost first in this run.
+    pub forgot: Option<Memory>,
     pub loss: u64,
     pub acked: Vec<Vec<u32>>,
     pub next_id: u64,
@@ -149,6 +164,7 @@ impl Node {
         Self {
             up: false,
             hung: false,
+            backlog: None,
             power: 0,
             agent: 0,
             core: None,
@@ -158,10 +174,10 @@ impl Node {
             older_disk: None,
             inflight: None,
             route: Path::Cable,
-            armed: false,
+            keeper: Keeper::new(State::Idle, 0),
             can_arm: true,
             slow_disk: false,
-            renewed_at: 0,
+            petted_at: 0,
             clock_zero: 0,
             vols: Vec::new(),
             runs: vec![VmRun::Stopped; vms],
@@ -170,6 +186,11 @@ impl Node {
             helpers: Vec::new(),
             told_link: None,
         }
+    }
+
+    /// Its lease ran out: nothing but a reset comes.
+    pub fn doomed(&self) -> bool {
+        matches!(self.keeper.state(), State::Expired { .. })
     }
 
     /// Powered, not hung.
@@ -204,6 +225,7 @@ impl World {
             witness_backup: witness.clone(),
             witness,
             witness_up: true,
+            forgot: None,
             loss,
             acked: vec![Vec::new(); count],
             next_id: 1,
@@ -283,6 +305,12 @@ impl World {
     /// Gives the agent of a server an input and carries its orders out.
     pub fn feed(&mut self, node: usize, input: Input) {
         if !self.nodes[node].alive() || self.failure.is_some() {
+            return;
+        }
+        if let Some(backlog) = &mut self.nodes[node].backlog {
+            if !matches!(input, Input::Tick) && backlog.len() < BACKLOG_MAX {
+                backlog.push(input);
+            }
             return;
         }
         let now = agent_core::Millis(self.now - self.nodes[node].clock_zero);

@@ -149,6 +149,12 @@ impl Rig {
         }
     }
 
+    /// The whole server stands still.
+    pub fn hang(&mut self, ms: u64) {
+        self.now += ms;
+        self.give(Input::Tick);
+    }
+
     /// The peer falls silent and the link drops.
     pub fn lose_peer(&mut self) {
         self.wait(1_500);
