@@ -49,7 +49,7 @@ pub fn artifacts() -> anyhow::Result<Artifacts> {
     // Builds the release binaries too: the servers' go into the image.
     image::run(false, None)?;
     template::run(None)?;
-    let artifacts = Artifacts::in_target(&paths::target());
+    let artifacts = Artifacts::in_target(&paths::target(), paths::build_tools());
     artifacts.check()?;
     Ok(artifacts)
 }

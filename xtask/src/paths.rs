@@ -21,6 +21,11 @@ pub fn cache() -> PathBuf {
     cache.unwrap_or_else(|| target().join("cache")).join("forecourt")
 }
 
+/// The tools the OS image is built with, once it was built.
+pub fn build_tools() -> PathBuf {
+    cache().join("cache/tools.cache")
+}
+
 /// Tools built once per user and kept between checkouts.
 pub fn tool_cache() -> PathBuf {
     cache().join("tools")

@@ -6,7 +6,7 @@ use crate::{build, check, deps, lab, paths, sh, ui};
 use anyhow::bail;
 
 /// Seeds of the simulation in a test run.
-const SIM_SEEDS: &str = "5000";
+const SIM_SEEDS: &str = "20000";
 
 /// Counts what passed and keeps what failed.
 #[derive(Default)]

@@ -25,7 +25,7 @@ use provisioning_protocol::desired::{Secret, VmAssignment};
 use provisioning_protocol::ids::{DiskName, NodeSlot, SiteName, TemplateName, VmName};
 use provisioning_protocol::peer::{Path, PeerState};
 use provisioning_protocol::template::{
-    DiskRole, DiskSpec, GuestFirmware, TemplateRef, TemplateVersion, VmSpec,
+    CpuModel, DiskRole, DiskSpec, GuestFirmware, TemplateRef, TemplateVersion, VmSpec,
 };
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessState, WitnessSwap};
 use std::net::{IpAddr, SocketAddr};
@@ -143,6 +143,7 @@ fn entry(slot: NodeSlot) -> VmEntry {
         template,
         vm: VmSpec {
             firmware: GuestFirmware::Bios,
+            cpu: CpuModel::default(),
             cpus: 1,
             memory_mib: 128,
             disks: vec![DiskSpec { name: disk.clone(), role: DiskRole::System, size_bytes: 4096 }],

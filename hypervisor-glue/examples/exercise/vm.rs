@@ -7,7 +7,7 @@ use hypervisor_glue::HostRunner;
 use hypervisor_glue::command::{Command, CommandRunner as _};
 use hypervisor_glue::vms::{Accel, Seed, StopOutcome, SystemdVms, VmDisk, VmLaunch, VmState, Vms};
 use provisioning_protocol::ids::{SiteName, VmName};
-use provisioning_protocol::template::GuestFirmware;
+use provisioning_protocol::template::{CpuModel, GuestFirmware};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,6 +19,7 @@ fn launch(system: &str, data: &str, accel: Accel) -> anyhow::Result<VmLaunch> {
         site: SiteName::new("exercise")?,
         index: 7,
         firmware: GuestFirmware::Bios,
+        cpu: CpuModel::Portable,
         cpus: 1,
         memory_mib: 160,
         disks: vec![

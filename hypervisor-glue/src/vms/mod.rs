@@ -19,7 +19,7 @@ pub use systemd::SystemdVms;
 use crate::error::Result;
 use async_trait::async_trait;
 use provisioning_protocol::ids::{SiteName, VmName};
-use provisioning_protocol::template::GuestFirmware;
+use provisioning_protocol::template::{CpuModel, GuestFirmware};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +72,8 @@ pub struct VmLaunch {
     pub index: u32,
     /// Firmware.
     pub firmware: GuestFirmware,
+    /// Processor it sees under KVM.
+    pub cpu: CpuModel,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory, MiB.

@@ -3,13 +3,15 @@
 
 use super::{Accel, VmLaunch, disks, tap_name};
 use provisioning_protocol::ids::SiteName;
-use provisioning_protocol::template::GuestFirmware;
+use provisioning_protocol::template::{CpuModel, GuestFirmware};
 use std::path::Path;
 
 /// OVMF's code and the template of its variables, as Debian's `ovmf` package has them.
 pub const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// See [`OVMF_CODE`].
 pub const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// x86-64-v2 and AES. Under KVM it has the vendor of the server's own processor.
+const PORTABLE_CPU: &str = "kvm64,-vme,+cx16,+lahf-lm,+popcnt,+pni,+ssse3,+sse4.1,+sse4.2,+aes";
 /// Bytes of serial console kept in QEMU's memory.
 pub const CONSOLE_BYTES: u32 = 65_536;
 
@@ -76,9 +78,10 @@ fn machine(line: &mut Line, launch: &VmLaunch) {
     line.add("-name", format!("guest={},debug-threads=on", launch.name));
     line.add("-uuid", uuid(&launch.site, launch.name.as_str()));
     line.add("-machine", "q35".to_owned());
-    let (accel, cpu) = match launch.accel {
-        Accel::Kvm => ("kvm", "host"),
-        Accel::Tcg => ("tcg,thread=multi,tb-size=256", "max"),
+    let (accel, cpu) = match (launch.accel, launch.cpu) {
+        (Accel::Kvm, CpuModel::Portable) => ("kvm", PORTABLE_CPU),
+        (Accel::Kvm, CpuModel::Host) => ("kvm", "host"),
+        (Accel::Tcg, _) => ("tcg,thread=multi,tb-size=256", "max"),
     };
     line.add("-accel", accel.to_owned());
     line.add("-cpu", cpu.to_owned());
@@ -155,6 +158,7 @@ mod tests {
             site: SiteName::new("dealer-1").expect("valid"),
             index: 3,
             firmware,
+            cpu: CpuModel::Portable,
             cpus: 2,
             memory_mib: 512,
             disks: vec![
@@ -195,7 +199,9 @@ mod tests {
     #[test]
     fn firmware_and_accelerator_are_as_asked() {
         let bios = line(&launch(GuestFirmware::Bios, Accel::Kvm));
-        assert!(bios.contains("-accel kvm -cpu host") && !bios.contains("pflash"), "{bios}");
+        assert!(bios.contains("-accel kvm -cpu kvm64,") && !bios.contains("pflash"), "{bios}");
+        let host = VmLaunch { cpu: CpuModel::Host, ..launch(GuestFirmware::Bios, Accel::Kvm) };
+        assert!(line(&host).contains("-accel kvm -cpu host "));
         let uefi = line(&launch(GuestFirmware::Uefi, Accel::Tcg));
         assert!(uefi.contains("-cpu max") && uefi.contains("unit=1,format=raw,file=/var/v"));
     }

@@ -146,7 +146,7 @@ fn check_variable(name: &str, value: &str) -> Check {
 pub(crate) mod tests {
     use super::*;
     use provisioning_protocol::ids::DiskName;
-    use provisioning_protocol::template::GuestFirmware;
+    use provisioning_protocol::template::{CpuModel, GuestFirmware};
 
     /// A VM within all bounds.
     pub(crate) fn sound_vm(system_bytes: u64) -> VmSpec {
@@ -157,6 +157,7 @@ pub(crate) mod tests {
         };
         VmSpec {
             firmware: GuestFirmware::Bios,
+            cpu: CpuModel::default(),
             cpus: 1,
             memory_mib: 128,
             disks: vec![

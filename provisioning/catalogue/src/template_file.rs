@@ -7,6 +7,7 @@
 //! release: 3            # counts up with every change
 //! min_release: 2        # optional: older ones are withdrawn
 //! firmware: bios        # or uefi
+//! cpu: portable         # optional: the same on every server; or host: all it has, as AVX2
 //! cpus: 1
 //! memory: 192 MiB
 //! disks:
@@ -22,7 +23,7 @@ use crate::limits::{OutOfBounds, check_version, check_vm};
 use crate::yaml::{self, YamlError};
 use provisioning_protocol::ids::{DiskName, TemplateName};
 use provisioning_protocol::template::{
-    DiskRole, DiskSpec, GuestFirmware, ProbeSpec, TemplateRef, TemplateVersion, VmSpec,
+    CpuModel, DiskRole, DiskSpec, GuestFirmware, ProbeSpec, TemplateRef, TemplateVersion, VmSpec,
 };
 use serde::Deserialize;
 use serde_yaml::Spanned;
@@ -96,6 +97,8 @@ struct File {
     #[serde(default)]
     min_release: Option<Spanned<u64>>,
     firmware: GuestFirmware,
+    #[serde(default)]
+    cpu: CpuModel,
     cpus: Spanned<u32>,
     memory: Spanned<ByteSize>,
     disks: Spanned<Vec<Spanned<Disk>>>,
@@ -216,6 +219,7 @@ impl File {
         }
         let vm = VmSpec {
             firmware: self.firmware,
+            cpu: self.cpu,
             cpus: self.cpus.value,
             memory_mib: self.memory.value.0 >> 20,
             disks,
@@ -336,6 +340,7 @@ variables:
             ("release: 3", "relase: 3", "template.yaml:3: relase: unknown field"),
             ("format: 1", "format: 2", "template.yaml:1: format: "),
             ("name: parts-counter", "name: Parts/..", "template.yaml:2: name: "),
+            ("cpus: 1", "cpu: fast\ncpus: 1", "template.yaml:5: cpu: "),
             ("cpus: 1", "cpus: 4096", "template.yaml:5: cpus: "),
             ("cpus: 1", "cpus: 1\ncpus: 2", "template.yaml:6: "),
             ("192 MiB", "9999999 GiB", "template.yaml:6: memory: "),

@@ -89,11 +89,26 @@ pub enum ProbeSpec {
     },
 }
 
+/// Processor the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuModel {
+    /// The same on every server since about 2010 (x86-64-v2 and AES), so that a VM finds the
+    /// processor it knows wherever it runs.
+    #[default]
+    Portable,
+    /// All the server has: for guests that need more, such as AVX2.
+    Host,
+}
+
 /// The VM a template describes (the signed manifest's `vm` part).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
     /// Guest firmware.
     pub firmware: GuestFirmware,
+    /// Processor.
+    #[serde(default)]
+    pub cpu: CpuModel,
     /// Virtual CPUs, 1–64.
     pub cpus: u32,
     /// Memory, MiB.

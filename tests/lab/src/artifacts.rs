@@ -2,6 +2,7 @@
 //! What the lab needs built before it starts.
 
 use crate::accel::Accel;
+use crate::emulator::Emulator;
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 
@@ -24,18 +25,21 @@ pub struct Artifacts {
     pub template: PathBuf,
     /// Folder for runs, such as `target/lab`.
     pub out: PathBuf,
+    /// Folder of the tools the image was built with, if it is kept.
+    pub tools: Option<PathBuf>,
 }
 
 impl Artifacts {
     /// Where `cargo xtask` leaves everything under a target folder.
     #[must_use]
-    pub fn in_target(target: &Path) -> Self {
+    pub fn in_target(target: &Path, tools: PathBuf) -> Self {
         Self {
             bin_dir: target.join("release"),
             image: target.join("image/forecourt.raw"),
             uki: target.join("image/forecourt.efi"),
             template: target.join("template"),
             out: target.join("lab"),
+            tools: Some(tools),
         }
     }
 
@@ -53,6 +57,12 @@ impl Artifacts {
     /// Whether servers can use KVM here; asked once a boot.
     pub fn accel(&self) -> anyhow::Result<Accel> {
         crate::accel::probe(&self.out, &self.uki)
+    }
+
+    /// The QEMU for servers run by `accel`.
+    #[must_use]
+    pub fn emulator(&self, accel: Accel) -> Emulator {
+        Emulator::find(self.tools.as_deref(), accel)
     }
 }
 

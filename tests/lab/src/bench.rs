@@ -112,8 +112,8 @@ pub fn boot(
     let (mut ready, mut answers, mut memory) = (Vec::new(), Vec::new(), 0);
     for _ in 0..runs {
         let run = Arc::new(RunDir::create(&artifacts.out, "bench-boot")?);
-        let spec =
-            Spec { name: "a", memory_mib: 2560, accel, image: image.to_owned(), used_disk: None };
+        let (image, emulator) = (image.to_owned(), artifacts.emulator(accel));
+        let spec = Spec { name: "a", memory_mib: 2560, accel, emulator, image, used_disk: None };
         let mut server = Server::new(&run, timeline, spec, &[])?;
         let start_s = timeline.now_s();
         server.power_on()?;

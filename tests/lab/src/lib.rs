@@ -20,6 +20,7 @@ pub mod channel;
 pub mod closed;
 pub mod console;
 pub mod demo;
+pub mod emulator;
 pub mod failover;
 pub mod gateway;
 pub mod hq;

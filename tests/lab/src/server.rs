@@ -4,6 +4,7 @@
 use crate::accel::Accel;
 use crate::artifacts::firmware;
 use crate::channel::{Channel, Output, PORT_NAME};
+use crate::emulator::Emulator;
 use crate::net::{Mac, netdev_arg, parse_mac};
 use crate::process::Child;
 use crate::qmp::Qmp;
@@ -45,6 +46,8 @@ pub struct Spec {
     pub memory_mib: u32,
     /// How it is run.
     pub accel: Accel,
+    /// What runs it.
+    pub emulator: Emulator,
     /// The OS image.
     pub image: PathBuf,
     /// A third disk that holds somebody's files, which must never be touched.
@@ -165,12 +168,13 @@ impl Server {
             bail!("server {} is on already", self.spec.name);
         }
         let log = self.dir.join("qemu.log");
-        let program = Path::new("qemu-system-x86_64");
+        let emulator = &self.spec.emulator;
+        let args = emulator.args.iter().cloned().chain(self.qemu_args()?);
         let name = format!("server {}", self.spec.name);
         for socket in ["qmp", "lab", "tty"] {
             std::fs::remove_file(self.socket(socket)).ok();
         }
-        let mut child = Child::spawn(self.run.book(), &name, &log, program, self.qemu_args()?)?;
+        let mut child = Child::spawn(self.run.book(), &name, &log, &emulator.program, args)?;
         let qmp = Qmp::connect(&self.socket("qmp"), Duration::from_secs(10))
             .or_else(|error| child.check_alive().and(Err(error)))?;
         let channel = Arc::new(Channel::connect(&self.socket("lab"))?);

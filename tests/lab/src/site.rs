@@ -126,7 +126,8 @@ impl Office {
         let server = |name, code: &str| {
             let image = self.artifacts.image.clone();
             let used_disk = (name == "a").then(|| used_disk.clone());
-            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, image, used_disk };
+            let emulator = self.artifacts.emulator(accel);
+            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, emulator, image, used_disk };
             Server::new(&run, &timeline, spec, &[("claim.txt", code), ("owner.json", &owner)])
         };
         let (a, b) = (server("a", &codes[0])?, server("b", &codes[1])?);

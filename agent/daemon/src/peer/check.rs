@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a datagram must be before the core hears of it.
+//! What a datagram must be before the core hears of it. What is repeated, late or from before a
+//! restart the core itself drops: it hears both paths.
 
 use provisioning_protocol::PROTOCOL_VERSION;
 use provisioning_protocol::ids::{NodeSlot, SiteName};
 use provisioning_protocol::peer::{PEER_BYTES_MAX, PeerDatagram};
-use std::collections::VecDeque;
 use thiserror::Error;
-
-/// Earlier boots of the peer that are remembered, to drop what comes late from them.
-const RETIRED_MAX: usize = 8;
 
 /// Why a datagram was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -28,32 +25,27 @@ pub enum Drop {
     /// Our own slot: a second server thinks it is us.
     #[error("its sender claims this server's own slot")]
     OwnSlot,
-    /// Seen already, or older.
-    #[error("it is a repetition or late")]
-    Late,
 }
 
-/// Checks one path's datagrams.
+/// Checks datagrams.
 #[derive(Debug)]
 pub struct Checker {
     site: SiteName,
     slot: NodeSlot,
-    newest: Option<(u64, u64)>,
-    retired: VecDeque<u64>,
 }
 
 impl Checker {
     /// For datagrams to this server.
     #[must_use]
     pub fn new(site: SiteName, slot: NodeSlot) -> Self {
-        Self { site, slot, newest: None, retired: VecDeque::new() }
+        Self { site, slot }
     }
 
     /// Gives the datagram, or says why it is dropped.
     ///
     /// # Errors
     /// [`Drop`].
-    pub fn take(&mut self, bytes: &[u8]) -> Result<PeerDatagram, Drop> {
+    pub fn take(&self, bytes: &[u8]) -> Result<PeerDatagram, Drop> {
         if bytes.len() > PEER_BYTES_MAX {
             return Err(Drop::TooLong);
         }
@@ -67,27 +59,7 @@ impl Checker {
         if datagram.from == self.slot {
             return Err(Drop::OwnSlot);
         }
-        self.order(datagram.boot, datagram.seq)?;
         Ok(datagram)
-    }
-
-    fn order(&mut self, boot: u64, seq: u64) -> Result<(), Drop> {
-        match self.newest {
-            Some((now, newest)) if now == boot && seq <= newest => return Err(Drop::Late),
-            Some((now, _)) if now == boot => {}
-            Some((old, _)) => {
-                if self.retired.contains(&boot) {
-                    return Err(Drop::Late);
-                }
-                self.retired.push_back(old);
-                if self.retired.len() > RETIRED_MAX {
-                    self.retired.pop_front();
-                }
-            }
-            None => {}
-        }
-        self.newest = Some((boot, seq));
-        Ok(())
     }
 }
 
@@ -145,17 +117,5 @@ mod tests {
         for cut in 0..whole.len() {
             assert_eq!(checker().take(&whole[..cut]).err(), Some(Drop::Malformed), "cut {cut}");
         }
-    }
-
-    #[test]
-    fn repeated_and_late_datagrams_are_dropped_and_a_restart_is_not() {
-        let mut checker = checker();
-        let mut take = |boot, seq| checker.take(&serde_json::to_vec(&good(boot, seq)).unwrap());
-        assert!(take(1, 5).is_ok());
-        assert_eq!(take(1, 5).err(), Some(Drop::Late));
-        assert_eq!(take(1, 4).err(), Some(Drop::Late));
-        assert!(take(2, 1).is_ok(), "the peer's agent restarted");
-        assert_eq!(take(1, 9).err(), Some(Drop::Late), "from before the restart");
-        assert!(take(2, 2).is_ok());
     }
 }

@@ -72,7 +72,7 @@ impl PeerLink {
 
     async fn side(&self, at: usize, inputs: mpsc::Sender<Input>) {
         let side = &self.sides[at];
-        let mut checker = Checker::new(self.site.clone(), self.slot);
+        let checker = Checker::new(self.site.clone(), self.slot);
         let socket = loop {
             match UdpSocket::bind(side.ends.own).await {
                 Ok(socket) => break Arc::new(socket),

@@ -27,6 +27,7 @@ pub fn launch(entry: &VmEntry, site: &SiteName, accel: Accel) -> VmLaunch {
         site: site.clone(),
         index: entry.assignment.index,
         firmware: entry.vm.firmware,
+        cpu: entry.vm.cpu,
         cpus: entry.vm.cpus,
         memory_mib: entry.vm.memory_mib,
         disks: entry.replicas.iter().map(disk).collect(),

@@ -177,7 +177,7 @@ pub(crate) mod tests {
     use super::*;
     use provisioning_protocol::desired::Secret;
     use provisioning_protocol::ids::{DiskName, NodeSlot, TemplateName};
-    use provisioning_protocol::template::{GuestFirmware, TemplateVersion};
+    use provisioning_protocol::template::{CpuModel, GuestFirmware, TemplateVersion};
 
     /// A VM with one volume.
     pub(crate) fn entry(name: &str, number: u32) -> VmEntry {
@@ -194,6 +194,7 @@ pub(crate) mod tests {
         };
         let spec = VmSpec {
             firmware: GuestFirmware::Bios,
+            cpu: CpuModel::default(),
             cpus: 1,
             memory_mib: 64,
             disks: Vec::new(),
