@@ -107,7 +107,7 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     let (guard, fill) = Guard::new(glue.volumes.clone(), hub.clone());
     tokio::spawn(guard.run());
     let provisioner = crate::vms::provision::Provisioner {
-        installer,
+        templates: Arc::new(installer),
         volumes: glue.volumes.clone(),
         fill,
         replication: glue.replication.clone(),

@@ -14,6 +14,7 @@ use crate::durable::file::FileError;
 use crate::hq::tls::TlsMemory;
 use crate::peer::chunks::Shelf;
 use crate::status::Hub;
+use async_trait::async_trait;
 use hypervisor_glue::GlueError;
 use hypervisor_glue::volumes::Volumes;
 use provisioning_catalogue::client::{Catalogue, ClientError};
@@ -53,6 +54,29 @@ pub enum InstallError {
     Floor(#[from] FileError),
 }
 
+/// Hears of progress, in words.
+pub type Tell<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// Where whoever makes VMs gets their templates.
+#[async_trait]
+pub trait Templates: Send + Sync {
+    /// The manifest of a template whose volume is sealed here; needs no network.
+    ///
+    /// # Errors
+    /// [`InstallError::Catalogue`].
+    async fn installed(&self, template: &TemplateRef) -> Result<Manifest, InstallError>;
+
+    /// Makes sure the template is whole on this server. `tell` hears the progress in words.
+    ///
+    /// # Errors
+    /// [`InstallError`]; what was fetched stays, and the next call goes on from there.
+    async fn install(
+        &self,
+        template: &TemplateRef,
+        tell: Tell<'_>,
+    ) -> Result<Manifest, InstallError>;
+}
+
 /// Installs templates.
 pub struct Installer {
     /// This server's place: decides who goes to HQ.
@@ -75,30 +99,20 @@ pub struct Installer {
     pub hub: Arc<Hub>,
 }
 
-impl Installer {
-    /// The manifest of a template whose volume is sealed here; needs no network.
-    ///
-    /// # Errors
-    /// [`InstallError::Catalogue`].
-    pub async fn installed_manifest(
-        &self,
-        template: &TemplateRef,
-    ) -> Result<Manifest, InstallError> {
+#[async_trait]
+impl Templates for Installer {
+    async fn installed(&self, template: &TemplateRef) -> Result<Manifest, InstallError> {
         Ok(self.catalogue.lock().await.manifest_for_run(template)?)
     }
 
-    /// Makes sure the template is whole on this server. `tell` hears the progress in words.
-    ///
-    /// # Errors
-    /// [`InstallError`]; what was fetched stays, and the next call goes on from there.
-    pub async fn install(
+    async fn install(
         &self,
         template: &TemplateRef,
-        tell: &(dyn Fn(&str) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<Manifest, InstallError> {
         let known = self.volumes.templates().await?;
         if known.iter().any(|volume| volume.sealed && volume.template == *template) {
-            let manifest = self.installed_manifest(template).await?;
+            let manifest = self.installed(template).await?;
             self.offer(template, &manifest).await?;
             return Ok(manifest);
         }
@@ -143,7 +157,9 @@ impl Installer {
         self.hub.event("template_ready", summary(template, &spent));
         Ok(manifest)
     }
+}
 
+impl Installer {
     fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,11 +180,7 @@ impl Installer {
     }
 
     /// The peer and HQ, or HQ alone.
-    async fn sources(
-        &self,
-        template: &TemplateRef,
-        tell: &(dyn Fn(&str) + Send + Sync),
-    ) -> Vec<Arc<dyn ChunkSource>> {
+    async fn sources(&self, template: &TemplateRef, tell: Tell<'_>) -> Vec<Arc<dyn ChunkSource>> {
         let began = Instant::now();
         loop {
             if let Ok(Some(whole)) = self.peer.offers(template).await {

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::durable::causes::Causes;
     use crate::status::hub::Fixed;
-    use hypervisor_glue::volumes::FakeVolumes;
+    use hypervisor_glue::volumes::{DiskReport, DiskVerdict, FakeVolumes};
 
     fn usage(data: f64, metadata: f64) -> PoolUsage {
         PoolUsage { size_bytes: 1 << 30, data_percent: data, metadata_percent: metadata }
@@ -158,5 +158,27 @@ mod tests {
         guard.look().await;
         assert_eq!(*seen.borrow(), Fill::Fine);
         assert!(!hub.local().server.problems.iter().any(|words| words.contains("full")));
+    }
+
+    #[tokio::test]
+    async fn a_blank_disk_is_taken_when_the_pool_fills_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = FakeVolumes::new(dir.path());
+        let volumes: Arc<dyn Volumes> = Arc::new(fake.clone());
+        let causes = Causes::new(dir.path().join("causes"), &dir.path().join("link"));
+        let hub = Arc::new(Hub::new(Fixed::default(), causes));
+        assert!(pool::once(&volumes, &hub).await.unwrap(), "the first disk makes the pool");
+        let mut reports = fake.survey().await.unwrap();
+        let path = std::path::PathBuf::from("/dev/fake1");
+        reports.push(DiskReport { path, verdict: DiskVerdict::Blank, ..reports[0].clone() });
+        fake.set_survey(reports);
+        let verdict = async || fake.survey().await.unwrap()[1].verdict.clone();
+        let (guard, _seen) = Guard::new(volumes, hub);
+        fake.set_data_percent(79.0);
+        guard.look().await;
+        assert_eq!(verdict().await, DiskVerdict::Blank);
+        fake.set_data_percent(80.0);
+        guard.look().await;
+        assert_eq!(verdict().await, DiskVerdict::Ours);
     }
 }

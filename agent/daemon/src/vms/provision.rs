@@ -10,7 +10,7 @@ use crate::durable::file::FileError;
 use crate::enrol::backoff::Backoff;
 use crate::hq::client::error_chain;
 use crate::status::{Concern, Hub};
-use crate::templates::install::{InstallError, Installer};
+use crate::templates::install::{InstallError, Templates};
 use agent_core::Input;
 use hypervisor_glue::GlueError;
 use hypervisor_glue::replication::{
@@ -54,7 +54,7 @@ pub enum ProvisionError {
 /// The task.
 pub struct Provisioner {
     /// Templates.
-    pub installer: Installer,
+    pub templates: Arc<dyn Templates>,
     /// Volumes.
     pub volumes: Arc<dyn Volumes>,
     /// Replication.
@@ -103,10 +103,10 @@ impl Provisioner {
         }
         self.hub.problem(Concern::Disks, "drbd", None);
         let disks = self.volumes.disks().await.unwrap_or_default();
-        let exists = |vm: &VmAssignment| disks.iter().any(|disk| disk.vm == vm.name);
-        let (old, new): (Vec<_>, Vec<_>) = desired.vms.iter().partition(|vm| exists(vm));
+        let mut vms: Vec<&VmAssignment> = desired.vms.iter().collect();
+        vms.sort_by_key(|vm| !exists(vm, &disks));
         let mut all = true;
-        for vm in old.into_iter().chain(new) {
+        for vm in vms {
             if self.registry.get(&vm.name).is_some_and(|entry| entry.assignment == *vm) {
                 continue;
             }
@@ -133,8 +133,7 @@ impl Provisioner {
         vm: &VmAssignment,
         disks: &[DiskVolume],
     ) -> Result<(), ProvisionError> {
-        let exists = disks.iter().any(|disk| disk.vm == vm.name);
-        if !exists && *self.fill.borrow() == Fill::Full {
+        if !exists(vm, disks) && *self.fill.borrow() == Fill::Full {
             return Err(ProvisionError::Full);
         }
         let manifest = self.manifest(vm, disks).await?;
@@ -193,11 +192,11 @@ impl Provisioner {
             .and_then(|disk| disk.template.clone());
         if let Some(old) = made_from.filter(|old| *old != vm.template) {
             self.note_upgrade(vm, &old);
-            return Ok(self.installer.installed_manifest(&old).await?);
+            return Ok(self.templates.installed(&old).await?);
         }
         let (hub, name, template) = (self.hub.clone(), vm.name.clone(), vm.template.clone());
         let tell = move |words: &str| hub.vm(&name, &template, VmPhase::Fetching, words);
-        Ok(self.installer.install(&vm.template, &tell).await?)
+        Ok(self.templates.install(&vm.template, &tell).await?)
     }
 
     fn note_upgrade(&self, vm: &VmAssignment, old: &TemplateRef) {
@@ -208,6 +207,10 @@ impl Provisioner {
         );
         self.hub.problem(Concern::Template, vm.name.as_str(), Some(words));
     }
+}
+
+fn exists(vm: &VmAssignment, disks: &[DiskVolume]) -> bool {
+    disks.iter().any(|disk| disk.vm == vm.name)
 }
 
 fn spec(desired: &Desired, volume: DiskVolume, number: u32) -> ReplicaSpec {
@@ -221,5 +224,95 @@ fn spec(desired: &Desired, volume: DiskVolume, number: u32) -> ReplicaSpec {
         own: address(desired.slot),
         peer: address(desired.slot.peer()),
         secret: desired.replication_secret.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::causes::Causes;
+    use crate::status::hub::Fixed;
+    use crate::templates::install::Tell;
+    use async_trait::async_trait;
+    use hypervisor_glue::replication::FakeReplication;
+    use hypervisor_glue::volumes::FakeVolumes;
+    use provisioning_protocol::desired::Secret;
+    use provisioning_protocol::ids::{DiskName, NodeSlot, SiteName, TemplateName, VmName};
+    use provisioning_protocol::template::TemplateVersion;
+    use std::sync::Mutex;
+
+    /// Knows no template; notes which were asked for.
+    #[derive(Default)]
+    struct NoTemplates(Mutex<Vec<TemplateRef>>);
+
+    #[async_trait]
+    impl Templates for NoTemplates {
+        async fn installed(&self, template: &TemplateRef) -> Result<Manifest, InstallError> {
+            self.install(template, &|_| {}).await
+        }
+
+        async fn install(
+            &self,
+            template: &TemplateRef,
+            _tell: Tell<'_>,
+        ) -> Result<Manifest, InstallError> {
+            self.0.lock().unwrap().push(template.clone());
+            Err(InstallError::Clock)
+        }
+    }
+
+    fn assigned(name: &str) -> VmAssignment {
+        let template = TemplateName::new(name).unwrap();
+        VmAssignment {
+            name: VmName::new(name).unwrap(),
+            template: TemplateRef { name: template, version: TemplateVersion(1) },
+            home: NodeSlot::A,
+            volumes: vec![0],
+            index: 0,
+            variables: [].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_takes_no_new_vm_and_keeps_those_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let causes = Causes::new(dir.path().join("causes"), &dir.path().join("link"));
+        let hub = Arc::new(Hub::new(Fixed::default(), causes));
+        let volumes = FakeVolumes::new(dir.path());
+        let old = VmName::new("old").unwrap();
+        volumes.create_data(&old, &DiskName::new("data").unwrap(), 1 << 20).await.unwrap();
+        let templates = Arc::new(NoTemplates::default());
+        let (fill, seen) = watch::channel(Fill::Full);
+        let provisioner = Provisioner {
+            templates: templates.clone(),
+            volumes: Arc::new(volumes.clone()),
+            replication: Arc::new(FakeReplication::default()),
+            fill: seen,
+            registry: Arc::new(Registry::open(dir.path().join("registry")).unwrap()),
+            hub: hub.clone(),
+            inputs: mpsc::channel(8).0,
+            changed: Arc::default(),
+        };
+        let desired = Desired {
+            revision: 1,
+            server_time_s: 0,
+            site: SiteName::new("oslo").unwrap(),
+            slot: NodeSlot::A,
+            roster: Vec::new(),
+            replication_secret: Secret(String::new()),
+            vms: vec![assigned("new"), assigned("old")],
+        };
+        let asked = || templates.0.lock().unwrap().drain(..).map(|t| t.name.to_string()).collect();
+        assert!(!provisioner.pass(&desired).await);
+        let names: Vec<String> = asked();
+        assert_eq!(names, ["old"], "a template was fetched for a VM that has no room");
+        let problems = hub.local().server.problems;
+        let refused = |words: &String| words.contains("VM new") && words.contains("nearly full");
+        assert!(problems.iter().any(refused), "{problems:?}");
+        assert_eq!(volumes.disks().await.unwrap().len(), 1);
+        fill.send_replace(Fill::Alarm);
+        assert!(!provisioner.pass(&desired).await);
+        let names: Vec<String> = asked();
+        assert_eq!(names, ["old", "new"], "existing VMs first");
     }
 }
