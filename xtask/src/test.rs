@@ -7,6 +7,8 @@ use anyhow::bail;
 
 /// Seeds of the simulation in a test run.
 const SIM_SEEDS: &str = "20000";
+/// Grid of the times at which every two faults are tried.
+const SCHEDULE_STEP_MS: &str = "1000";
 
 /// Counts what passed and keeps what failed.
 #[derive(Default)]
@@ -70,9 +72,13 @@ fn unit() -> anyhow::Result<()> {
 }
 
 fn sim() -> anyhow::Result<()> {
-    let mut command = build::cargo();
-    command.args(["run", "--quiet", "--locked", "-p", "tests-sim", "--"]);
-    sh::step(&format!("simulation ({SIM_SEEDS} seeds)"), command.args(["--seeds", SIM_SEEDS]))
+    let run = |name: &str, args: &[&str]| {
+        let mut command = build::cargo();
+        command.args(["run", "--quiet", "--locked", "-p", "tests-sim", "--"]);
+        sh::step(name, command.args(args))
+    };
+    run(&format!("simulation ({SIM_SEEDS} seeds)"), &["--seeds", SIM_SEEDS])?;
+    run("simulation (every two faults)", &["--schedules", "2", "--step-ms", SCHEDULE_STEP_MS])
 }
 
 fn web() -> anyhow::Result<()> {

@@ -82,36 +82,47 @@ impl World {
     }
 
     pub fn agent_crash(&mut self, node: usize) {
+        let slow = self.rng.chance(200);
+        let after = if slow { self.rng.range(2_000, 30_000) } else { self.rng.range(300, 2_000) };
+        self.agent_crash_for(node, after);
+    }
+
+    pub fn agent_crash_for(&mut self, node: usize, time: u64) {
         if self.nodes[node].alive() && self.nodes[node].core.is_some() {
             self.kill_agent(node);
             let power = self.nodes[node].power;
-            let slow = self.rng.chance(200);
-            let after =
-                if slow { self.rng.range(2_000, 30_000) } else { self.rng.range(300, 2_000) };
-            self.at(after, Event::AgentStart { node, power });
+            self.at(time, Event::AgentStart { node, power });
         }
     }
 
     fn hang(&mut self, node: usize) {
+        let long = self.rng.range(500, 40_000);
+        self.hang_for(node, long);
+    }
+
+    pub fn hang_for(&mut self, node: usize, long: u64) {
         if !self.nodes[node].alive() {
             return;
         }
         self.note(|_| format!("** {} hangs", slot(node)));
         // The hardware watchdog counts on: an armed one ends a long hang by a reset.
-        let long = self.rng.range(500, 40_000);
         self.nodes[node].hung = true;
         let power = self.nodes[node].power;
         self.at(long, Event::Wake { node, power });
     }
 
     fn stop_agent(&mut self, node: usize) {
+        let long = self.rng.range(500, 20_000);
+        self.stop_agent_for(node, long);
+    }
+
+    pub fn stop_agent_for(&mut self, node: usize, long: u64) {
         if !self.nodes[node].alive() || self.nodes[node].core.is_none() {
             return;
         }
         self.note(|_| format!("** {} agent stopped", slot(node)));
         self.nodes[node].backlog.get_or_insert_default();
         let agent = self.nodes[node].agent;
-        let long = self.rng.range(500, 20_000);
         self.at(long, Event::Continue { node, agent });
     }
 
@@ -127,7 +138,12 @@ impl World {
         }
     }
 
-    fn cut(&mut self, path: usize, from: usize, time: u64) {
+    /// All that a server sends to its peer.
+    pub fn cut_from(&mut self, from: usize, time: u64) {
+        (0..2).for_each(|path| self.cut(path, from, time));
+    }
+
+    pub fn cut(&mut self, path: usize, from: usize, time: u64) {
         let name = if path == 0 { "cable" } else { "LAN" };
         self.note(|_| format!("** {name} from {} cut for {time} ms", slot(from)));
         self.open[path][from] = false;
@@ -154,15 +170,22 @@ impl World {
     /// One server is cut off from everything, and lives.
     fn isolate(&mut self, node: usize) {
         let time = self.cut_time() + self.cut_time();
-        for path in 0..2 {
-            for from in 0..2 {
-                self.cut(path, from, time);
-            }
+        self.isolate_for(node, time);
+    }
+
+    pub fn isolate_for(&mut self, node: usize, time: u64) {
+        (0..2).for_each(|from| self.cut_from(from, time));
+        self.cut_wan_of(node, true, time);
+    }
+
+    /// What a server asks of HQ is lost, or only the answers.
+    pub fn cut_wan_of(&mut self, node: usize, asked: bool, time: u64) {
+        self.note(|_| format!("** WAN of {} cut for {time} ms (asked {asked})", slot(node)));
+        if asked {
+            self.wan_to[node] = false;
+            self.at(time, Event::Heal(Healing::Wan { node, reply: false }));
         }
-        self.note(|_| format!("** WAN of {} cut for {time} ms", slot(node)));
-        self.wan_to[node] = false;
         self.wan_from[node] = false;
-        self.at(time, Event::Heal(Healing::Wan { node, reply: false }));
         self.at(time, Event::Heal(Healing::Wan { node, reply: true }));
     }
 
@@ -171,17 +194,10 @@ impl World {
         let both = self.rng.chance(700);
         let one = self.rng.index(2);
         let only_reply = self.rng.chance(250);
-        self.note(|_| format!("** WAN cut for {time} ms (both {both}, only reply {only_reply})"));
         for node in 0..2 {
-            if !both && node != one {
-                continue;
+            if both || node == one {
+                self.cut_wan_of(node, !only_reply, time);
             }
-            if !only_reply {
-                self.wan_to[node] = false;
-                self.at(time, Event::Heal(Healing::Wan { node, reply: false }));
-            }
-            self.wan_from[node] = false;
-            self.at(time, Event::Heal(Healing::Wan { node, reply: true }));
         }
     }
 
@@ -198,7 +214,7 @@ impl World {
     }
 
     /// HQ comes back from a backup: an older record, and it says so by a new incarnation.
-    fn witness_restored(&mut self) {
+    pub fn witness_restored(&mut self) {
         if !self.may_forget(Memory::Witness) {
             return;
         }
@@ -218,6 +234,10 @@ impl World {
     /// Replication alone fails: the agents still hear each other.
     fn block_replication(&mut self) {
         let time = self.cut_time();
+        self.block_replication_for(time);
+    }
+
+    pub fn block_replication_for(&mut self, time: u64) {
         self.note(|_| format!("** replication blocked for {time} ms"));
         self.replication_open = false;
         self.at(time, Event::Heal(Healing::Replication));

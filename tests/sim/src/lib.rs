@@ -10,11 +10,13 @@ mod kernel;
 mod net;
 mod opts;
 mod rng;
+mod schedules;
 mod shell;
 mod shrink;
 mod world;
 
 pub use opts::{Failure, Less, Mode, Mutation, Opts, Stats};
+pub use schedules::{Explored, Fault, Grid, Schedule, explore, replay};
 pub use shrink::shrink;
 
 use agent_core::{Input, VmRun};
@@ -66,6 +68,17 @@ impl World {
     }
 
     fn live(&mut self) {
+        self.begin();
+        let first = self.rng.range(10_000, 30_000);
+        self.at(first, Event::Fault);
+        self.until(self.opts.fault_ms, |_| false);
+        if self.opts.mode == Mode::Liveness && self.failure.is_none() {
+            self.show_liveness();
+        }
+    }
+
+    /// Both servers are switched on.
+    pub(crate) fn begin(&mut self) {
         for node in 0..2 {
             let after = self.rng.range(0, 5_000);
             self.at(after, Event::Boot { node, power: 0 });
@@ -77,12 +90,6 @@ impl World {
         self.at(0, Event::Kernel);
         let made = if self.rng.coin() { 0 } else { self.rng.range(4_000, 12_000) };
         self.at(made, Event::MakeVolumes);
-        let first = self.rng.range(10_000, 30_000);
-        self.at(first, Event::Fault);
-        self.until(self.opts.fault_ms, |_| false);
-        if self.opts.mode == Mode::Liveness && self.failure.is_none() {
-            self.show_liveness();
-        }
     }
 
     fn show_liveness(&mut self) {
@@ -204,6 +211,7 @@ impl World {
             return;
         }
         self.nodes[node].hung = false;
+        self.nodes[node].woke_at = self.now;
         self.note(|_| format!("** {} wakes", world::slot(node)));
         for vm in 0..self.vms.len() {
             self.check_vcpus(vm);
@@ -220,6 +228,7 @@ impl World {
             return self.at(200, Event::Continue { node, agent });
         }
         let Some(backlog) = self.nodes[node].backlog.take() else { return };
+        self.nodes[node].woke_at = self.now;
         self.note(|_| {
             format!("** {} agent goes on, {} inputs late", world::slot(node), backlog.len())
         });

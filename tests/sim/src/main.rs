@@ -4,11 +4,11 @@
 use clap::{Parser, ValueEnum};
 use std::num::NonZero;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Instant;
-use tests_sim::{Failure, Mode, Opts, Stats, run, shrink};
+use tests_sim::{Explored, Failure, Fault, Grid, Mode, Opts, Stats, explore, replay, run, shrink};
 
 /// A sign of life after so many seeds.
 const PROGRESS_SEEDS: u64 = 1_000;
@@ -25,6 +25,15 @@ struct Args {
     /// Run this one seed and print everything that happened.
     #[arg(long)]
     seed: Option<u64>,
+    /// Instead of seeds: every schedule of so many faults on a grid of times.
+    #[arg(long, value_name = "FAULTS")]
+    schedules: Option<usize>,
+    /// Between two times of the grid, milliseconds.
+    #[arg(long, default_value_t = 2_000)]
+    step_ms: u64,
+    /// From the first fault of a schedule to the last, milliseconds.
+    #[arg(long, default_value_t = 32_000)]
+    span_ms: u64,
     /// What to show.
     #[arg(long, value_enum, default_value = "liveness")]
     mode: ModeArg,
@@ -63,7 +72,45 @@ fn main() -> ExitCode {
     if let Some(seed) = args.seed {
         return one(seed, opts);
     }
-    many(&args, opts)
+    match args.schedules {
+        Some(faults) => schedules(&args, faults),
+        None => many(&args, opts),
+    }
+}
+
+fn schedules(args: &Args, faults: usize) -> ExitCode {
+    let started = Instant::now();
+    let (step_ms, span_ms) = (args.step_ms.max(100), args.span_ms);
+    let grid = Grid { faults, step_ms, span_ms, seed: args.start, mutation: None };
+    let (firsts, next) = (Fault::all(), AtomicUsize::new(0));
+    let sum = Mutex::new(Explored::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs(args) {
+            scope.spawn(|| {
+                while let Some(first) = firsts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = explore(grid, *first);
+                    let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                    sum.schedules += found.schedules;
+                    sum.states += found.states;
+                    sum.broken.extend(found.broken);
+                    eprintln!("{first:?} first: {sum}, {:.0} s", started.elapsed().as_secs_f64());
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{sum} in {:.1} s", started.elapsed().as_secs_f64());
+    let Some((schedule, what)) = sum.broken.iter().min_by_key(|(schedule, _)| schedule.len())
+    else {
+        return ExitCode::SUCCESS;
+    };
+    replay(grid, schedule).1.iter().for_each(|line| println!("{line}"));
+    println!("{schedule:?}: {what}");
+    ExitCode::FAILURE
+}
+
+fn jobs(args: &Args) -> usize {
+    args.jobs.or_else(|| available_parallelism().ok()).map_or(1, NonZero::get)
 }
 
 fn one(seed: u64, opts: Opts) -> ExitCode {
@@ -116,9 +163,8 @@ fn many(args: &Args, opts: Opts) -> ExitCode {
     let started = Instant::now();
     let (next, end) = (AtomicU64::new(args.start), args.start + args.seeds);
     let found = Mutex::new(Found::default());
-    let jobs = args.jobs.or_else(|| available_parallelism().ok()).map_or(1, NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..jobs {
+        for _ in 0..jobs(args) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

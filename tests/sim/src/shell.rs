@@ -4,7 +4,7 @@
 use crate::drbd::Conn;
 use crate::kernel::Promotion;
 use crate::opts::{Mode, Mutation};
-use crate::world::{Event, Node, Shell, World, slot};
+use crate::world::{Event, Helper, Node, Shell, World, slot};
 use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, Tie, VmRun};
 use agent_watchdog::keeper::{Action, Keeper, State};
 use provisioning_protocol::ids::VmName;
@@ -13,6 +13,8 @@ use std::rc::Rc;
 
 /// Lease of the agent.
 pub(crate) const LEASE_MS: u64 = 8_000;
+/// By then a helper born in a pause has reached the agent.
+const HELPER_MS: u64 = 300;
 /// How long the hardware watchdog waits after the last pet.
 const WATCHDOG_MS: u64 = 10_000;
 
@@ -104,6 +106,12 @@ impl World {
     }
 
     fn start_persist(&mut self, node: usize, token: u64, state: Box<agent_core::DurableState>) {
+        if let Some(landed) = self.nodes[node].dies_at_write.take() {
+            if landed {
+                self.store(node, *state);
+            }
+            return self.power_off(node, Some(10_000));
+        }
         let slow = self.nodes[node].slow_disk;
         let (low, high) = if slow { (500, 4_000) } else { (2, 40) };
         if self.mutated(Mutation::SkipPersist) && self.rng.chance(300) {
@@ -221,8 +229,11 @@ impl World {
 
     /// The core waits for every helper it knows; one called since holds the eviction up.
     fn evict(&mut self, node: usize, vms: Vec<usize>, ordered_at: u64) {
+        // After a pause the agent hears of helpers only now; the shell waits for those, too.
+        let woke_at = self.nodes[node].woke_at;
+        let known_at = |helper: &Helper| helper.born_at.max(woke_at + HELPER_MS);
         let mut waiting = self.nodes[node].helpers.iter().filter(|h| vms.contains(&h.vm));
-        if waiting.clone().any(|helper| helper.born_at < ordered_at) {
+        if waiting.clone().any(|helper| known_at(helper) < ordered_at) {
             return self.fail(format!("{} downs a volume with a helper outstanding", slot(node)));
         }
         if waiting.next().is_some() {

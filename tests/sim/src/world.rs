@@ -21,7 +21,7 @@ const VMS_MAX: usize = 3;
 
 /// Something that will happen. `power` and `agent` are the generations it belongs to: a crash
 /// makes the event void.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Event {
     Tick { node: usize, agent: u32 },
     Kernel,
@@ -40,7 +40,7 @@ pub(crate) enum Event {
 }
 
 /// Something the shell of a server finishes later.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Shell {
     Persisted { token: u64, state: Option<Box<DurableState>> },
     PromoteTry { vm: usize, until: u64, ticket: u32 },
@@ -86,9 +86,12 @@ pub(crate) struct Helper {
 }
 
 /// One server.
+#[derive(Clone)]
 pub(crate) struct Node {
     pub up: bool,
     pub hung: bool,
+    /// When it or its agent last went on after a pause.
+    pub woke_at: u64,
     /// What a stopped agent (SIGSTOP) will find when it goes on; its server works meanwhile.
     pub backlog: Option<Vec<Input>>,
     pub power: u32,
@@ -99,6 +102,8 @@ pub(crate) struct Node {
     pub disk: Option<DurableState>,
     pub older_disk: Option<DurableState>,
     pub inflight: Option<Box<DurableState>>,
+    /// Power is lost at the next write, with it on disk or not.
+    pub dies_at_write: Option<bool>,
     pub route: Path,
     pub keeper: Keeper,
     pub can_arm: bool,
@@ -114,6 +119,7 @@ pub(crate) struct Node {
 }
 
 /// The site.
+#[derive(Clone)]
 pub(crate) struct World {
     pub now: u64,
     pub rng: Rng,
@@ -164,6 +170,7 @@ impl Node {
         Self {
             up: false,
             hung: false,
+            woke_at: 0,
             backlog: None,
             power: 0,
             agent: 0,
@@ -173,6 +180,7 @@ impl Node {
             disk: None,
             older_disk: None,
             inflight: None,
+            dies_at_write: None,
             route: Path::Cable,
             keeper: Keeper::new(State::Idle, 0),
             can_arm: true,
