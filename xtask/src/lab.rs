@@ -7,13 +7,12 @@ use anyhow::{Context, bail};
 use std::path::Path;
 use tests_lab::artifacts::Artifacts;
 use tests_lab::scenario::{self, Results};
-use tests_lab::scenarios;
 use tests_lab::timeline::Timeline;
 
 /// Runs the scenarios and fails when one failed.
 pub fn run(options: &LabOptions) -> anyhow::Result<()> {
     if options.list {
-        for scenario in scenarios::ALL {
+        for scenario in scenario::all() {
             ui::line(&format!("{:<14} {}", scenario.name, scenario.about));
         }
         return Ok(());

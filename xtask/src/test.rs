@@ -4,6 +4,7 @@
 use crate::args::{LabOptions, TestStep};
 use crate::{build, check, deps, lab, paths, sh, ui};
 use anyhow::bail;
+use tests_lab::scenarios::GATE;
 
 /// Seeds of the simulation in a test run.
 const SIM_SEEDS: &str = "20000";
@@ -88,7 +89,8 @@ fn web() -> anyhow::Result<()> {
 }
 
 fn lab_scenarios(tally: &mut Tally) {
-    let options = LabOptions { scenarios: Vec::new(), list: false, json: None };
+    let scenarios = GATE.iter().map(|scenario| scenario.name.to_owned()).collect();
+    let options = LabOptions { scenarios, list: false, json: None };
     match lab::run_all(&options) {
         Ok(results) => {
             for result in results.scenarios {

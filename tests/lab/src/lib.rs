@@ -19,6 +19,7 @@ pub mod bench;
 pub mod channel;
 pub mod closed;
 pub mod console;
+pub mod cuts;
 pub mod demo;
 pub mod emulator;
 pub mod failover;

@@ -11,8 +11,8 @@ use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
 use std::time::Duration;
 
-/// All scenarios, in the order they run.
-pub const ALL: &[Scenario] = &[
+/// The scenarios of each test run, in the order they run.
+pub const GATE: &[Scenario] = &[
     Scenario {
         name: "wan-once",
         about: "the template crossed the WAN once; the second server copied it from the first",
