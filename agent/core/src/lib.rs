@@ -37,6 +37,7 @@
 //! | `witness`, `ask` | R10, claims, publishing |
 //! | `authority` | R11, the watchdog lease |
 //! | `vms`, `paths`, `talk`, `peer` | VMs, path switch, messages out and in |
+//! | `table` | every change of state there is |
 //! | `invariants` | what must hold after every step |
 //! | `why` | states and causes in words |
 
@@ -55,6 +56,7 @@ mod settle;
 mod solo;
 mod state;
 mod suspect;
+mod table;
 mod talk;
 mod tie;
 mod vms;
@@ -65,6 +67,7 @@ pub use config::Config;
 pub use effect::{Cause, Effect, HelperCode};
 pub use input::{BootFacts, DesiredVm, Disk, Input, LinkSummary, VmRun, VmSet};
 pub use state::{DurableState, Millis, Tie, WitnessMark};
+pub use table::diagram;
 pub use why::Status;
 
 use loser::Helper;
@@ -359,6 +362,7 @@ impl Core {
     fn update_mode(&mut self) {
         let before = self.mode;
         self.mode = self.next_mode();
+        debug_assert!(table::allowed(before, self.mode), "{before:?} to {:?}", self.mode);
         if before != self.mode && matches!(self.mode, Mode::Pair | Mode::Solo) {
             self.cold = false;
         }

@@ -106,6 +106,7 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     let installer = installer(&paths, &glue, &record, &hq, shelf, memory.clone(), &hub).await?;
     let (guard, fill) = Guard::new(glue.volumes.clone(), hub.clone());
     tokio::spawn(guard.run());
+    tokio::spawn(crate::vms::capacity::run(registry.clone(), hub.clone()));
     let provisioner = crate::vms::provision::Provisioner {
         templates: Arc::new(installer),
         volumes: glue.volumes.clone(),

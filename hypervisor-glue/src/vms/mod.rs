@@ -3,6 +3,7 @@
 
 mod disks;
 mod fake;
+mod halt;
 mod probe;
 mod qemu;
 mod qmp;
@@ -161,8 +162,8 @@ pub trait Vms: Send + Sync {
     /// Kills QEMU and waits until it is gone. Frozen disks must have been released first.
     async fn kill(&self, vm: &VmName) -> Result<()>;
 
-    /// Stops the vCPUs. Returns once QEMU has been told: while a disk is frozen it stops them at
-    /// once but answers only when the disk thaws.
+    /// Stops the vCPUs and returns once they stand still. A QEMU that does not answer, as with a
+    /// frozen disk, is stopped as a process.
     async fn pause(&self, vm: &VmName) -> Result<()>;
 
     /// Lets the vCPUs run again.

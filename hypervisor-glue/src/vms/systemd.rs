@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs as transient systemd units, controlled over QMP.
 
+use super::halt::halted;
 use super::qemu::{OVMF_VARS, Places, command_line};
 use super::qmp::Qmp;
 use super::unit::{Grant, Properties, SEED, properties};
@@ -13,6 +14,7 @@ use crate::network::BRIDGE;
 use async_trait::async_trait;
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::template::GuestFirmware;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,14 +24,18 @@ use tokio::time::Instant;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy};
 
 const QMP_LIMIT: Duration = Duration::from_secs(3);
-/// `stop` is told within a millisecond; what comes later waits for frozen disks.
+/// `stop` is told at once, or waits for frozen disks.
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// A stopped process stands still as soon as its threads leave the guest.
+const HALT_LIMIT: Duration = Duration::from_secs(1);
 const START_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long systemd may take to put an earlier run away, or to fork.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
-const SIGKILL: i32 = 9;
+const SIGKILL: i32 = Signal::KILL.as_raw();
+const SIGCONT: i32 = Signal::CONT.as_raw();
+const SIGSTOP: i32 = Signal::STOP.as_raw();
 const UNIT_PREFIX: &str = "forecourt-vm-";
 
 /// [`Vms`] of this server.
@@ -263,12 +269,39 @@ impl SystemdVms {
         qmp.execute("cont", None).await.map(drop)
     }
 
+    async fn signal(&self, vm: &VmName, signal: i32) -> Result<()> {
+        let sent = self.manager.kill_unit(unit_name(vm), "main".to_owned(), signal).await;
+        sent.map_err(|err| bus(&format!("send signal {signal} to VM {vm}"), &err))
+    }
+
+    /// Stops QEMU as a process, and waits until it stands still.
+    async fn halt(&self, vm: &VmName) -> Result<()> {
+        let Some(pid) = self.main_pid(vm).await? else {
+            return Err(GlueError::refused(format!("pause VM {vm}"), "it does not run here"));
+        };
+        self.signal(vm, SIGSTOP).await?;
+        let until = Instant::now() + HALT_LIMIT;
+        while !stands_still(pid) {
+            if Instant::now() >= until {
+                let what = format!("VM {vm} to stand still");
+                return Err(GlueError::Timeout { what, limit: HALT_LIMIT });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     async fn remove_taps(&self, vm: &VmName) -> Result<()> {
         match self.index_of(vm) {
             Some(index) => taps::remove(&*self.runner, index).await,
             None => Ok(()),
         }
     }
+}
+
+/// A process that cannot be looked at counts as running.
+fn stands_still(pid: u32) -> bool {
+    halted(Path::new("/proc"), pid).unwrap_or(false)
 }
 
 fn is_leftover(err: &zbus::Error) -> bool {
@@ -397,11 +430,25 @@ impl Vms for SystemdVms {
     }
 
     async fn pause(&self, vm: &VmName) -> Result<()> {
-        let mut qmp = Qmp::connect(&self.qmp_socket(vm), PAUSE_LIMIT).await?;
-        qmp.execute_or_event("stop", "STOP").await
+        let asked = async {
+            let mut qmp = Qmp::connect(&self.qmp_socket(vm), PAUSE_LIMIT).await?;
+            qmp.execute_or_event("stop", "STOP").await
+        };
+        match asked.await {
+            Ok(()) => Ok(()),
+            Err(err) => {
+                tracing::info!(%vm, error = %crate::error::error_chain(&err), "halting QEMU");
+                self.halt(vm).await
+            }
+        }
     }
 
     async fn resume(&self, vm: &VmName) -> Result<()> {
+        if let Some(pid) = self.main_pid(vm).await?
+            && stands_still(pid)
+        {
+            self.signal(vm, SIGCONT).await?;
+        }
         self.qmp(vm).await?.execute("cont", None).await.map(drop)
     }
 
@@ -413,8 +460,9 @@ impl Vms for SystemdVms {
     }
 
     async fn state(&self, vm: &VmName) -> Result<VmState> {
-        if self.main_pid(vm).await?.is_none() {
-            return Ok(VmState::Absent);
+        let Some(pid) = self.main_pid(vm).await? else { return Ok(VmState::Absent) };
+        if stands_still(pid) {
+            return Ok(VmState::Stopped("halted".to_owned()));
         }
         let asked = async { self.qmp(vm).await?.execute("query-status", None).await };
         match asked.await {

@@ -154,6 +154,12 @@ impl Switch {
         }
     }
 
+    /// Lets every frame that was blocked pass again.
+    pub fn unblock_all(&self) {
+        let mut tables = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.blocked.clear();
+    }
+
     /// Drops frames from one address to another, or lets them pass again: an outage of what lies
     /// behind one machine, for some of the others only.
     pub fn block(&self, from: Mac, to: Mac, blocked: bool) {

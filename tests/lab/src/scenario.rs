@@ -2,8 +2,8 @@
 //! Runs scenarios in turn on one pair of servers: booting a pair is what costs.
 
 use crate::artifacts::Artifacts;
-use crate::cuts::MATRIX;
 use crate::failover::{LOST_WORDS, describe};
+use crate::matrix::MATRIX;
 use crate::scenarios::GATE;
 use crate::server::{BOOT_LIMIT, Server};
 use crate::site::Site;
@@ -50,7 +50,7 @@ pub struct Results {
 
 /// All scenarios, in the order they run.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    GATE.iter().chain(MATRIX)
+    GATE.iter().chain(MATRIX.iter().copied().flatten())
 }
 
 /// Finds scenarios by name; all of them when none is named.
@@ -129,6 +129,7 @@ fn run_one(site: &mut Site, scenario: &Scenario, outcomes: &mut Vec<Outcome>) ->
 /// After a failure: everything on and connected again, so that the next scenario has a chance.
 fn recover(site: &mut Site) -> bool {
     site.lan.heal_all();
+    site.lan.unblock_all();
     site.cable.heal_all();
     site.heal_wan();
     let outcome = (|| -> anyhow::Result<()> {

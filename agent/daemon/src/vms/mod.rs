@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs: their volumes, their start, and whether they are well.
 
+pub mod capacity;
 pub mod fill;
 pub mod launch;
 pub mod pool;

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The fault matrix: what can be done to a pair, one fault a scenario, each minutes long.
+//! `cargo xtask lab` runs it after the scenarios of each test run.
+
+mod agents;
+mod disks;
+mod links;
+mod power;
+mod records;
+mod round;
+
+use crate::scenario::Scenario;
+
+/// All of them, in the order they run.
+pub const MATRIX: &[&[Scenario]] =
+    &[links::LINKS, power::POWER, agents::AGENTS, disks::DISKS, records::RECORDS];
