@@ -71,6 +71,12 @@ impl Paths {
         self.var.join("volumes.json")
     }
 
+    /// When the copies of each volume were last compared.
+    #[must_use]
+    pub fn compared(&self) -> PathBuf {
+        self.var.join("compared.json")
+    }
+
     /// Template byte counters.
     #[must_use]
     pub fn counters(&self) -> PathBuf {

@@ -339,6 +339,10 @@ impl Replication for DrbdReplication {
         self.drbd(&["detach", &number.to_string(), "--force"]).await
     }
 
+    async fn verify(&self, number: u32) -> Result<()> {
+        self.drbd(&["verify", &number.to_string()]).await
+    }
+
     async fn resume_io(&self, number: u32) -> Result<()> {
         self.drbd(&["resume-io", &number.to_string()]).await
     }

@@ -28,6 +28,7 @@ struct State {
     calls: Vec<String>,
     listeners: Vec<mpsc::Sender<ReplicaEvent>>,
     peer: Option<FakeReplication>,
+    verify_end: Option<LinkState>,
 }
 
 impl FakeReplication {
@@ -58,6 +59,11 @@ impl FakeReplication {
         let event =
             ReplicaEvent::Link { resource: status.resource.clone(), link: status.link.clone() };
         state.listeners.retain(|listener| listener.try_send(event.clone()).is_ok());
+    }
+
+    /// How the connection is after the next comparisons; connected if not said.
+    pub fn verify_ends_as(&self, link: LinkState) {
+        self.state().verify_end = Some(link);
     }
 
     /// Operations so far, such as `primary 0`.
@@ -218,6 +224,13 @@ impl Replication for FakeReplication {
     async fn detach_forced(&self, number: u32) -> Result<()> {
         self.called(format!("detach_forced {number}"));
         self.change(number, |status| status.disk = DiskState::Diskless);
+        Ok(())
+    }
+
+    async fn verify(&self, number: u32) -> Result<()> {
+        self.called(format!("verify {number}"));
+        let end = self.state().verify_end.clone();
+        self.change(number, |status| status.link = end.unwrap_or(LinkState::Connected));
         Ok(())
     }
 

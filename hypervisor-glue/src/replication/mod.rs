@@ -247,6 +247,10 @@ pub trait Replication: Send + Sync {
     /// Gives up the primary role.
     async fn secondary(&self, number: u32) -> Result<()>;
 
+    /// Starts comparing both copies block by block, while they are in use. What differs shows as out
+    /// of sync in the status, and is not changed.
+    async fn verify(&self, number: u32) -> Result<()>;
+
     /// Marks own data as outdated.
     async fn outdate(&self, number: u32) -> Result<()>;
 

@@ -19,5 +19,6 @@ pub mod operator;
 mod socket;
 pub mod start;
 pub mod summary;
+pub mod verify;
 pub mod volumes;
 pub mod watchdog;

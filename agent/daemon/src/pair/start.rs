@@ -7,6 +7,7 @@ use super::helper::Helpers;
 use super::monitor::Monitor;
 use super::operator::Operator;
 use super::socket;
+use super::verify::Verifier;
 use super::volumes::VolumeHands;
 use super::watchdog::Watchdog;
 use crate::durable::slots::Slots;
@@ -56,6 +57,9 @@ pub struct PairParts {
     /// Resets the server.
     pub reset: fn(),
 }
+
+/// Between two looks at volumes being compared.
+const COMPARE_POLL: Duration = Duration::from_secs(2);
 
 /// A pair that runs.
 pub struct Pair {
@@ -120,6 +124,14 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     let engine = Engine::new(Core::new(config), Executor::new(parts), hub.clone());
     let engine = tokio::spawn(engine.run(facts, queue, move || pulse.beat()));
     tokio::spawn(watch.run());
+    let verifier = Verifier {
+        slot,
+        replication: glue.replication.clone(),
+        hub: hub.clone(),
+        file: paths.compared(),
+        poll: COMPARE_POLL,
+    };
+    tokio::spawn(verifier.run());
     let monitor = Monitor {
         slot,
         replication: glue.replication,
