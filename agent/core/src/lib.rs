@@ -38,11 +38,13 @@
 //! | `authority` | R11, the watchdog lease |
 //! | `vms`, `paths`, `talk`, `peer` | VMs, path switch, messages out and in |
 //! | `table` | every change of state there is |
+//! | `bounds` | states and messages no honest server makes |
 //! | `invariants` | what must hold after every step |
 //! | `why` | states and causes in words |
 
 mod ask;
 mod authority;
+mod bounds;
 mod config;
 mod declare;
 mod effect;
@@ -260,7 +262,7 @@ impl Core {
         self.boot_at = self.now;
         self.link_down_since = self.now;
         self.peer.start(self.now);
-        if let Some(durable) = facts.durable.filter(|state| state.node == self.config.slot) {
+        if let Some(durable) = facts.durable.filter(|state| state.is_sound(self.config.slot)) {
             self.durable = durable;
         }
         for (name, run) in &facts.vms {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is known of the peer: its newest message, and on which paths it is heard.
 
+use crate::bounds::message_is_sound;
 use crate::state::Millis;
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, Tie};
@@ -25,6 +26,9 @@ pub(crate) struct PeerView {
     /// Earlier boots and the newest sequence of each.
     retired: VecDeque<(u64, u64)>,
     body: Option<PeerBody>,
+    /// Two sets of the newest message, which are asked for many times a step.
+    in_sync: [bool; 2],
+    hears_me: [bool; 2],
     body_at: Millis,
     heard: [Option<Millis>; 2],
     mutual_since: [Option<Millis>; 2],
@@ -87,6 +91,9 @@ fn index(path: Path) -> usize {
 impl PeerView {
     /// Takes a datagram.
     pub fn take(&mut self, now: Millis, path: Path, boot: u64, seq: u64, body: PeerBody) {
+        if !message_is_sound(seq, &body) {
+            return;
+        }
         if self.boot == Some(boot) {
             if seq + BEHIND_MAX < self.seq {
                 return;
@@ -113,6 +120,8 @@ impl PeerView {
         self.taken_at = now;
         self.solo_since = if body.solo { self.solo_since.or(Some(now)) } else { None };
         self.body_at = now;
+        self.in_sync = NodeSlot::BOTH.map(|slot| body.in_sync.contains(&slot));
+        self.hears_me = Path::BOTH.map(|path| body.hears.contains(&path));
         self.body = Some(body);
     }
 
@@ -153,8 +162,7 @@ impl PeerView {
 
     /// Whether `path` works both ways.
     pub fn mutual(&self, now: Millis, heard_ms: u64, path: Path) -> bool {
-        self.hears(now, heard_ms, path)
-            && self.body.as_ref().is_some_and(|body| body.hears.contains(&path))
+        self.hears(now, heard_ms, path) && self.hears_me[index(path)]
     }
 
     /// Since when `path` has worked both ways.
@@ -194,8 +202,8 @@ impl PeerView {
         Some(PeerFacts {
             at: self.body_at,
             epoch: body.epoch,
-            votes: body.in_sync.contains(&me.peer()),
-            has_me: body.in_sync.contains(&me),
+            votes: self.in_sync[usize::from(me == NodeSlot::A)],
+            has_me: self.in_sync[usize::from(me == NodeSlot::B)],
             solo: body.solo,
             solo_ms: self.solo_since.map_or(0, |since| now.since(since)),
             claimed: body.claimed,

@@ -5,10 +5,7 @@
 use crate::effect::Effect;
 use crate::state::{DurableState, Millis, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
-use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
-
-/// A record this far above our epoch is nonsense, not news.
-const EPOCH_AHEAD_MAX: u64 = 1_000_000;
+use provisioning_protocol::witness::{EPOCH_AHEAD_MAX, WitnessAnswer, WitnessRecord, WitnessSwap};
 
 /// Pause after a refused swap, and after further ones in a row.
 const REFUSED_MS: u64 = 200;

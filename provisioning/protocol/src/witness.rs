@@ -8,6 +8,9 @@ use crate::ids::{Epoch, NodeSlot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// Epochs rise by ones: further ahead than this is nonsense, and nobody could ever follow.
+pub const EPOCH_AHEAD_MAX: u64 = 1_000_000;
+
 /// What the witness remembers of one site.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WitnessRecord {
@@ -104,6 +107,9 @@ impl WitnessState {
         let record = &self.record;
         if request.epoch <= record.epoch {
             return Err("the epoch asked for is not newer than the record");
+        }
+        if request.epoch.0 - record.epoch.0 > EPOCH_AHEAD_MAX {
+            return Err("the epoch asked for is far ahead of the record");
         }
         if !request.in_sync.contains(&request.by) {
             return Err("the asker leaves itself out of the in-sync set");
@@ -205,5 +211,13 @@ mod tests {
     fn nobody_can_win_a_site_that_was_never_published() {
         let mut witness = WitnessState::new(1);
         assert!(!witness.swap(&claim(NodeSlot::A, 0)).granted);
+    }
+
+    #[test]
+    fn an_epoch_nobody_could_follow_is_not_taken_from_anyone() {
+        let mut witness = WitnessState::new(1);
+        assert!(!witness.swap(&publish(NodeSlot::A, u64::MAX)).granted);
+        assert!(!witness.swap(&publish(NodeSlot::A, EPOCH_AHEAD_MAX + 1)).granted);
+        assert!(witness.swap(&publish(NodeSlot::A, EPOCH_AHEAD_MAX)).granted);
     }
 }
