@@ -2,6 +2,7 @@
 //! The command line of `cargo xtask`.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::num::NonZero;
 use std::path::PathBuf;
 
 /// Development commands of Forecourt.
@@ -44,6 +45,8 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Fuzzing of every decoder, or of those named.
+    Fuzz(FuzzOptions),
     /// Measurements.
     Bench(BenchOptions),
     /// What CI runs; all steps when none is named.
@@ -64,6 +67,7 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Lab(_) => "lab",
             Self::Sim { .. } => "sim",
+            Self::Fuzz(_) => "fuzz",
             Self::Bench(_) => "bench",
             Self::Test { .. } => "test",
         }
@@ -92,6 +96,19 @@ pub struct LabOptions {
     /// Write the results to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Options of `fuzz`.
+#[derive(Debug, Args)]
+pub struct FuzzOptions {
+    /// Targets to run: the folders of `tests/fuzz/data`.
+    pub targets: Vec<String>,
+    /// How long to try each.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// Targets run at once.
+    #[arg(long, default_value = "2")]
+    pub jobs: NonZero<usize>,
 }
 
 /// Options of `bench`.
@@ -129,6 +146,8 @@ pub enum TestStep {
     Unit,
     /// Seeded simulation.
     Sim,
+    /// Ten seconds of fuzzing of each decoder.
+    Fuzz,
     /// The dashboard in headless Chromium.
     Web,
     /// Real machines.
@@ -137,5 +156,6 @@ pub enum TestStep {
 
 impl TestStep {
     /// What `cargo xtask test` runs when no step is named, cheapest first.
-    pub const ALL: [Self; 5] = [Self::Check, Self::Unit, Self::Sim, Self::Web, Self::Lab];
+    pub const ALL: [Self; 6] =
+        [Self::Check, Self::Unit, Self::Sim, Self::Fuzz, Self::Web, Self::Lab];
 }

@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// Compiling the workspace.
 pub const BUILD: &[&str] = &["gcc", "libc6-dev", "make", "pkg-config"];
+/// Building libFuzzer, which comes as C++.
+pub const FUZZ: &[&str] = &["g++"];
 /// Running servers in the lab and in the demo.
 pub const LAB: &[&str] = &["qemu-system-x86", "ovmf", "mtools", "dosfstools", "util-linux"];
 /// Building the OS image: mkosi brings its own tools tree, made with these.
@@ -21,7 +23,7 @@ pub const WEB: &[&str] = &["chromium", "chromium-driver"];
 
 /// Installs everything any command needs.
 pub fn ensure_all() -> anyhow::Result<()> {
-    let all: Vec<&str> = [BUILD, LAB, IMAGE, TEMPLATE, CHECK, WEB].concat();
+    let all: Vec<&str> = [BUILD, FUZZ, LAB, IMAGE, TEMPLATE, CHECK, WEB].concat();
     ensure(&all)
 }
 

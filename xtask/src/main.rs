@@ -8,10 +8,12 @@ mod check;
 mod demo;
 mod deps;
 mod documents;
+mod fuzz;
 mod image;
 mod lab;
 mod paths;
 mod sh;
+mod sim;
 mod template;
 mod test;
 mod tidy;
@@ -43,7 +45,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Template { out } => template::run(out.as_deref()),
         Command::Demo(options) => demo::run(&options),
         Command::Lab(options) => lab::run(&options),
-        Command::Sim { rest } => build::cargo_run("tests-sim", &rest),
+        Command::Sim { rest } => sim::run(&rest),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Test { steps } => test::run(&steps),
     }

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask test`: everything CI runs.
 
-use crate::args::{LabOptions, TestStep};
-use crate::{build, check, deps, lab, paths, sh, ui};
+use crate::args::{FuzzOptions, LabOptions, TestStep};
+use crate::{build, check, deps, fuzz, lab, paths, sh, ui};
 use anyhow::bail;
+use std::num::NonZero;
 use tests_lab::scenarios::GATE;
 
 /// Seeds of the simulation in a test run.
 const SIM_SEEDS: &str = "20000";
 /// Grid of the times at which every two faults are tried.
 const SCHEDULE_STEP_MS: &str = "1000";
+
+/// How long each decoder is fuzzed, and how many at once.
+const FUZZ_SECONDS: u64 = 10;
+const FUZZ_JOBS: NonZero<usize> = NonZero::new(2).expect("two is not zero");
 
 /// Counts what passed and keeps what failed.
 #[derive(Default)]
@@ -55,6 +60,7 @@ fn run_step(step: TestStep, tally: &mut Tally) {
         }
         TestStep::Unit => tally.note("unit", unit()),
         TestStep::Sim => tally.note("sim", sim()),
+        TestStep::Fuzz => tally.note("fuzz", short_fuzz()),
         TestStep::Web => tally.note("web", web()),
         TestStep::Lab => lab_scenarios(tally),
     }
@@ -80,6 +86,10 @@ fn sim() -> anyhow::Result<()> {
     };
     run(&format!("simulation ({SIM_SEEDS} seeds)"), &["--seeds", SIM_SEEDS])?;
     run("simulation (every two faults)", &["--schedules", "2", "--step-ms", SCHEDULE_STEP_MS])
+}
+
+fn short_fuzz() -> anyhow::Result<()> {
+    fuzz::run(&FuzzOptions { targets: Vec::new(), seconds: FUZZ_SECONDS, jobs: FUZZ_JOBS })
 }
 
 fn web() -> anyhow::Result<()> {

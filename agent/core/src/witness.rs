@@ -2,6 +2,7 @@
 //! Talking to the witness: one question at a time, the same id on every retry, and no belief in
 //! a record older than one already seen (rule R10).
 
+use crate::bounds::record_is_sound;
 use crate::effect::Effect;
 use crate::state::{DurableState, Millis, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
@@ -156,7 +157,8 @@ impl WitnessView {
 
     /// Takes an answer. Whether it was to the open question.
     pub fn answered(&mut self, now: Millis, answer: WitnessAnswer, durable: &DurableState) -> bool {
-        if self.asked.as_ref().is_none_or(|asked| asked.id != answer.request_id) {
+        let mine = self.asked.as_ref().is_some_and(|asked| asked.id == answer.request_id);
+        if !mine || !record_is_sound(&answer.record) {
             return false;
         }
         let asked = self.asked.take().expect("checked above");

@@ -3,7 +3,7 @@
 
 mod rig;
 
-use agent_core::{DurableState, Effect, Input, VmRun};
+use agent_core::{DurableState, Effect, Input, VmRun, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessRecord, WitnessSwap};
@@ -32,7 +32,9 @@ fn a_state_this_server_cannot_have_written_leaves_it_waiting() {
     let of_the_peer = DurableState { node: PEER, ..alone(PEER) };
     let far_future = DurableState { epoch: Epoch(u64::MAX), ..alone(ME) };
     let senseless = DurableState { solo: true, ..paired() };
-    for state in [None, Some(of_the_peer), Some(far_future), Some(senseless)] {
+    let last = WitnessMark { incarnation: 1, version: 3, epoch: Epoch(u64::MAX) };
+    let far_mark = DurableState { last_seen: Some(last), ..alone(ME) };
+    for state in [None, Some(of_the_peer), Some(far_future), Some(far_mark), Some(senseless)] {
         let shown = format!("{state:?}");
         let mut rig = Rig::new(state, &[]);
         rig.give(Input::LinkChanged(link(false)));
@@ -117,4 +119,24 @@ fn an_answer_that_comes_three_seconds_late_still_counts_while_it_is_asked_for() 
     rig.grant(&swap);
     assert!(rig.core.durable().solo);
     assert_eq!(rig.core.durable().epoch, swap.epoch);
+}
+
+/// Found by fuzzing: the epoch after the last one overflowed.
+#[test]
+fn an_absurd_record_is_no_answer() {
+    let mut rig = Rig::in_step(paired(), &[VmRun::Running]);
+    let swap = claim(&mut rig);
+    for absurd in [
+        WitnessRecord { epoch: Epoch(u64::MAX), ..record() },
+        WitnessRecord { version: u64::MAX, ..record() },
+    ] {
+        rig.answer(swap.request_id, false, absurd.clone());
+        rig.answer(swap.request_id, true, absurd);
+        rig.wait(4_000);
+    }
+    assert_eq!(rig.core.durable().epoch, Epoch(5));
+    let again = rig.swaps().pop().expect("the question stays open");
+    assert_eq!(again.request_id, swap.request_id);
+    rig.grant(&again);
+    assert!(rig.core.durable().solo);
 }

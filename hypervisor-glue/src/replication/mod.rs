@@ -16,6 +16,8 @@ mod parse;
 
 pub use drbd::{DrbdPaths, DrbdReplication, backing_bytes};
 pub use fake::FakeReplication;
+#[doc(hidden)]
+pub use parse::read_any as read_drbd;
 
 use crate::error::Result;
 use async_trait::async_trait;

@@ -78,6 +78,14 @@ pub(super) fn status(text: &str) -> Vec<ReplicaStatus> {
     all
 }
 
+/// Every reading of what `drbdsetup` says, for the fuzz targets.
+#[doc(hidden)]
+#[must_use]
+pub fn read_any(text: &str) -> (Vec<ReplicaStatus>, Vec<ReplicaEvent>) {
+    let lines = text.lines().filter_map(Line::split);
+    (status(text), lines.filter_map(|line| line.event()).collect())
+}
+
 fn one(
     device: &Line<'_>,
     resource: Option<&Line<'_>>,

@@ -15,6 +15,8 @@ mod unit;
 pub use fake::FakeVms;
 pub use qemu::mac as vm_mac;
 pub use qmp::Qmp;
+#[doc(hidden)]
+pub use qmp::read_any as read_qmp;
 pub use systemd::SystemdVms;
 
 use crate::error::Result;

@@ -143,6 +143,13 @@ fn heard(line: &Value, id: u64) -> Option<Heard> {
     line.get("return").cloned().map(Heard::Return)
 }
 
+/// Whether a line is an answer or an event, for the fuzz targets.
+#[doc(hidden)]
+#[must_use]
+pub fn read_any(line: &[u8]) -> bool {
+    serde_json::from_slice(line).is_ok_and(|line| heard(&line, 1).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

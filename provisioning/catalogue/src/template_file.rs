@@ -65,8 +65,19 @@ impl Template {
     /// # Errors
     /// [`YamlError`] naming file, line and field.
     pub fn read(folder: &Path) -> Result<Self, YamlError> {
+        Self::checked(yaml::read(&folder.join(FILE_NAME))?, folder)
+    }
+
+    /// The same from the file's text.
+    ///
+    /// # Errors
+    /// As [`Template::read`].
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, YamlError> {
+        Self::checked(yaml::parse(text, &folder.join(FILE_NAME))?, folder)
+    }
+
+    fn checked(file: File, folder: &Path) -> Result<Self, YamlError> {
         let path = folder.join(FILE_NAME);
-        let file: File = yaml::read(&path)?;
         let lines = file.lines();
         file.check(folder).map_err(|err| YamlError {
             file: path,

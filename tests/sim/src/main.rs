@@ -10,6 +10,10 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 use tests_sim::{Explored, Failure, Fault, Grid, Mode, Opts, Stats, explore, replay, run, shrink};
 
+/// A fifth of a run is making and dropping small maps and messages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A sign of life after so many seeds.
 const PROGRESS_SEEDS: u64 = 1_000;
 

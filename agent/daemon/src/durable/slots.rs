@@ -74,7 +74,10 @@ impl Slots {
     }
 }
 
-fn encode(seq: u64, payload: &[u8]) -> Vec<u8> {
+/// A slot as it lies on the disk.
+#[doc(hidden)]
+#[must_use]
+pub fn encode(seq: u64, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("bounded by PAYLOAD_BYTES_MAX");
     let mut bytes = Vec::with_capacity(HEAD + payload.len() + SUM);
     bytes.extend_from_slice(MAGIC);
@@ -86,7 +89,10 @@ fn encode(seq: u64, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(u64, Vec<u8>)> {
+/// Sequence number and payload of a whole slot.
+#[doc(hidden)]
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<(u64, Vec<u8>)> {
     let body = bytes.strip_prefix(MAGIC)?;
     let (seq, body) = body.split_first_chunk::<8>()?;
     let (len, body) = body.split_first_chunk::<4>()?;

@@ -115,13 +115,23 @@ pub fn read_folder(dir: &Path) -> Result<Stick, StickError> {
     check_owner(&owner).map_err(StickError::Owner)?;
     let claim = file::read(&dir.join("claim.txt"), CLAIM_BYTES_MAX)?
         .ok_or(StickError::Missing("claim.txt"))?;
-    let text = String::from_utf8_lossy(&claim);
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Ok(Stick { claim: ClaimCode::parse(line)?, owner })
+    Ok(Stick { claim: read_claim(&claim)?, owner })
+}
+
+/// The code in `claim.txt`: its first line that is not blank.
+///
+/// # Errors
+/// [`ClaimError`].
+pub fn read_claim(bytes: &[u8]) -> Result<ClaimCode, ClaimError> {
+    let text = String::from_utf8_lossy(bytes);
+    ClaimCode::parse(text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default())
 }
 
 /// Checks what the type cannot.
-fn check_owner(owner: &OwnerBundle) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_owner(owner: &OwnerBundle) -> Result<(), String> {
     if owner.v != 1 {
         return Err(format!("it has version {}, this agent knows version 1", owner.v));
     }

@@ -27,8 +27,10 @@ const LINE_BYTES_MAX: u64 = 4096;
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
 const OWNER_RETRY: Duration = Duration::from_millis(100);
 
+/// What a helper says first.
+#[doc(hidden)]
 #[derive(Debug, Deserialize)]
-struct Ask {
+pub struct Ask {
     event: String,
     resource: String,
 }
