@@ -9,6 +9,7 @@ pub mod enrol;
 pub mod hq;
 pub mod identity;
 pub mod pair;
+pub mod past;
 pub mod paths;
 pub mod peer;
 pub mod run;

@@ -89,6 +89,12 @@ impl Paths {
         self.var.join("causes.jsonl")
     }
 
+    /// How the last boot ended.
+    #[must_use]
+    pub fn last_boot(&self) -> PathBuf {
+        self.var.join("boot.json")
+    }
+
     /// What the console draws.
     #[must_use]
     pub fn status(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use crate::identity::hardware::{self, Hardware};
 use crate::identity::key::DeviceKey;
 use crate::identity::record::EnrolmentRecord;
 use crate::identity::{clock, stick};
+use crate::past;
 use crate::paths::Paths;
 use crate::site::{self, SiteParts};
 use crate::status::hub::Fixed;
@@ -78,6 +79,7 @@ pub async fn run(paths: Paths, glue: Glue) -> anyhow::Result<()> {
     tokio::spawn(addresses(glue.network.clone(), hub.clone()));
     let pulse = Pulse::default();
     tokio::spawn(notify(pulse.clone()));
+    past::begin(&paths, &hub);
     hub.event("agent_started", format!("agent {} started", env!("CARGO_PKG_VERSION")));
 
     let memory = Arc::new(TlsMemory::default());

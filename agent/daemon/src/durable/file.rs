@@ -68,20 +68,23 @@ pub fn replace(path: &Path, bytes: &[u8], mode: Mode, sync: bool) -> Result<(), 
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temp = path.with_file_name(name);
+    // On a full disk what was begun must not stay: it would take the room the next try needs.
+    fill(&temp, bytes, mode, sync).inspect_err(|_| drop(std::fs::remove_file(&temp)))?;
+    std::fs::rename(&temp, path).map_err(FileError::io("rename", path))?;
+    if sync { sync_parent(path) } else { Ok(()) }
+}
+
+fn fill(temp: &Path, bytes: &[u8], mode: Mode, sync: bool) -> Result<(), FileError> {
     let bits = if mode == Mode::Secret { 0o600 } else { 0o644 };
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(bits)
-        .open(&temp)
-        .map_err(FileError::io("create", &temp))?;
-    file.write_all(bytes).map_err(FileError::io("write", &temp))?;
-    if sync {
-        file.sync_all().map_err(FileError::io("sync", &temp))?;
-    }
-    std::fs::rename(&temp, path).map_err(FileError::io("rename", path))?;
-    if sync { sync_parent(path) } else { Ok(()) }
+        .open(temp)
+        .map_err(FileError::io("create", temp))?;
+    file.write_all(bytes).map_err(FileError::io("write", temp))?;
+    if sync { file.sync_all().map_err(FileError::io("sync", temp)) } else { Ok(()) }
 }
 
 /// Makes the directory entry of `path` durable.

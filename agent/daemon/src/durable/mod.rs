@@ -3,4 +3,5 @@
 
 pub mod causes;
 pub mod file;
+pub mod lifetime;
 pub mod slots;

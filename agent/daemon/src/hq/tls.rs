@@ -5,6 +5,7 @@
 //! the chain to that root; names, usages and signatures never are. The issuer of a certificate
 //! that is refused is remembered, so that the console can name the box that intercepts TLS.
 
+use crate::identity::{clock, hardware};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
@@ -32,10 +33,15 @@ pub enum TlsError {
     Setup(#[source] Error),
 }
 
+/// A clock that has moved this much against the time since boot was stepped, seconds.
+const STEP_S_MIN: u64 = 300;
+
 /// What outlives one connection: whether the clock counts, and whom we last refused.
 #[derive(Debug, Default)]
 pub struct TlsMemory {
     clock_trusted: AtomicBool,
+    /// The time when it was last found right, seconds since 1970 and since boot.
+    right_at: Mutex<Option<(u64, u64)>>,
     refused_issuer: Mutex<Option<String>>,
 }
 
@@ -43,6 +49,17 @@ impl TlsMemory {
     /// Says whether validity dates are to be judged from now on.
     pub fn set_clock_trusted(&self, trusted: bool) {
         self.clock_trusted.store(trusted, Ordering::Relaxed);
+        let now = (clock::now_s(), hardware::boot_ms() / 1000);
+        *self.right_at.lock().unwrap_or_else(PoisonError::into_inner) = trusted.then_some(now);
+    }
+
+    /// The time to judge validity dates by: the clock's, unless it was stepped since it was found
+    /// right. Then it is what the clock would show; a running server must not lose its HQ by that.
+    fn judge_by(&self, clock_s: u64, boot_s: u64) -> u64 {
+        let right_at = *self.right_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((right_s, since_boot_s)) = right_at else { return clock_s };
+        let expected = right_s.saturating_add(boot_s.saturating_sub(since_boot_s));
+        if clock_s.abs_diff(expected) < STEP_S_MIN { clock_s } else { expected }
     }
 
     /// Whether the clock is trusted.
@@ -124,6 +141,8 @@ impl ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let now_s = self.memory.judge_by(now.as_secs(), hardware::boot_ms() / 1000);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s));
         let mut result = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now);
         if is_about_dates(&result)
             && !self.memory.clock_trusted()
@@ -178,4 +197,24 @@ fn is_about_dates<T>(result: &Result<T, Error>) -> bool {
                 | CertificateError::NotValidYetContext { .. }
         ))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEARS_10: u64 = 10 * 365 * 24 * 3600;
+
+    #[test]
+    fn a_clock_stepped_by_ten_years_is_not_what_certificates_are_judged_by() {
+        let memory = TlsMemory::default();
+        assert_eq!(memory.judge_by(5, 1), 5, "nothing is known yet");
+        memory.set_clock_trusted(true);
+        let (right_s, boot_s) = memory.right_at.lock().unwrap().unwrap();
+        for stepped in [right_s + YEARS_10, right_s - YEARS_10] {
+            assert_eq!(memory.judge_by(stepped, boot_s + 60), right_s + 60);
+        }
+        // A clock that is drawn right slowly is the clock.
+        assert_eq!(memory.judge_by(right_s + 3_600 + 9, boot_s + 3_600), right_s + 3_600 + 9);
+    }
 }

@@ -151,6 +151,7 @@ impl Executor {
             }),
             Effect::Evict { vms } => self.volumes.push(async move {
                 let ok = evict(&parts.hands, &parts.vms, &vms).await;
+                parts.hub.event("evicted", evicted(&vms, ok));
                 for vm in vms.iter().filter(|_| ok) {
                     parts.watch.set(vm, VmRun::Stopped, false).await;
                 }
@@ -182,6 +183,13 @@ impl Executor {
             Effect::Report { cause } => parts.hub.event(event_code(cause.code), cause.text),
         }
     }
+}
+
+/// What became of an eviction, for the flight recorder.
+fn evicted(vms: &[VmName], ok: bool) -> String {
+    let names: Vec<&str> = vms.iter().map(VmName::as_str).collect();
+    let outcome = if ok { "gone from this server" } else { "not all gone: the removal hangs" };
+    format!("The other server goes on with {}; here: {outcome}.", names.join(", "))
 }
 
 /// The core's words for its states, as events are called.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Events shown on the console.
 const SHOWN_MAX: usize = 20;
 /// Events kept for HQ while it is away; the oldest go first (they stay in the causes file).
-const QUEUED_MAX: usize = 1000;
+pub const QUEUED_MAX: usize = 1000;
 
 /// The events.
 #[derive(Debug, Default)]
@@ -18,6 +18,27 @@ pub struct Events {
 }
 
 impl Events {
+    /// What an earlier run of the agent noted: the last ones are shown, and those after `sent`
+    /// wait for HQ. If it is not among them, all wait: HQ knows what it has.
+    #[must_use]
+    pub fn recalled(noted: Vec<Event>, sent: Option<&Event>) -> Self {
+        let known = sent.and_then(|sent| noted.iter().rposition(|event| event == sent));
+        let unsent = noted.iter().skip(known.map_or(0, |at| at + 1)).cloned();
+        let queued: VecDeque<Event> = unsent.collect();
+        let shown = noted[noted.len().saturating_sub(SHOWN_MAX)..].iter().cloned().collect();
+        Self { shown, queued, dropped: 0 }
+    }
+
+    /// A time for the next event that is not the last one's: HQ knows an event by its time and
+    /// words.
+    #[must_use]
+    pub fn apart(&self, at_ms: u64) -> u64 {
+        match self.shown.back() {
+            Some(last) if last.at_ms == at_ms => at_ms.saturating_add(1),
+            _ => at_ms,
+        }
+    }
+
     /// Adds one.
     pub fn push(&mut self, event: Event) {
         self.shown.push_back(event.clone());
@@ -45,11 +66,14 @@ impl Events {
         (batch, mark)
     }
 
-    /// HQ has everything up to the mark.
-    pub fn confirm(&mut self, mark: u64) {
-        while self.dropped < mark && self.queued.pop_front().is_some() {
+    /// HQ has everything up to the mark. Gives the last event that it did not have before.
+    pub fn confirm(&mut self, mark: u64) -> Option<Event> {
+        let mut last = None;
+        while self.dropped < mark {
+            last = Some(self.queued.pop_front()?);
             self.dropped += 1;
         }
+        last
     }
 
     /// Whether HQ lacks some.
@@ -89,5 +113,23 @@ mod tests {
         (1000..1050).for_each(|n| events.push(event(n)));
         events.confirm(mark);
         assert_eq!(events.batch().0[0].at_ms, 100);
+    }
+
+    #[test]
+    fn what_hq_lacked_before_a_restart_waits_for_it_again_and_no_more() {
+        let noted: Vec<Event> = (0..40).map(event).collect();
+        let events = Events::recalled(noted.clone(), Some(&event(36)));
+        let (batch, _) = events.batch();
+        assert_eq!(batch.iter().map(|event| event.at_ms).collect::<Vec<_>>(), [37, 38, 39]);
+        assert_eq!(events.shown().len(), SHOWN_MAX);
+        // A mark that is lost or of a line that is gone: HQ knows what it has.
+        assert_eq!(Events::recalled(noted, Some(&event(99))).batch().0.len(), 40);
+    }
+
+    #[test]
+    fn two_events_never_bear_the_same_time_in_a_row() {
+        let mut events = Events::default();
+        events.push(event(7));
+        assert_eq!((events.apart(7), events.apart(6), events.apart(8)), (8, 6, 8));
     }
 }

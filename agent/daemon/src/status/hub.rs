@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The hub: workers say what they see, readers take a snapshot or wait for a change.
 
-use super::events::Events;
+use super::events::{Events, QUEUED_MAX};
 use super::problems::{Concern, Problems};
 use crate::durable::causes::Causes;
+use crate::hq::client::error_chain;
 use crate::identity::{clock, hardware};
 use agent_core::Status as CoreStatus;
 use provisioning_protocol::ids::{Epoch, NodeSlot, SiteName, VmName};
@@ -105,10 +106,13 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub that knows nothing yet.
+    /// A hub that knows nothing yet but what the last run of the agent noted.
     #[must_use]
     pub fn new(fixed: Fixed, causes: Causes) -> Self {
-        Self { fixed, state: Mutex::default(), causes, changed: watch::Sender::new(0) }
+        let noted = causes.last(QUEUED_MAX);
+        let events = Events::recalled(noted, causes.sent().as_ref());
+        let state = Mutex::new(State { events, ..State::default() });
+        Self { fixed, state, causes, changed: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -158,11 +162,17 @@ impl Hub {
     pub fn event(&self, code: &str, text: impl Into<String>) {
         let text: String = text.into().chars().take(500).collect();
         tracing::info!(code, text, "event");
-        let event = Event { at_ms: clock::now_ms(), code: code.to_owned(), text };
-        if let Err(error) = self.causes.append(&event) {
+        let at_ms = self.lock().events.apart(clock::now_ms());
+        let event = Event { at_ms, code: code.to_owned(), text };
+        let words = self.causes.append(&event).err().map(|error| {
             tracing::warn!(%error, "event not kept");
+            format!("The state partition cannot be written: what happens is not kept ({error})")
+        });
+        {
+            let mut state = self.lock();
+            state.problems.set(Concern::State, "causes", words.into_iter().collect());
+            state.events.push(event);
         }
-        self.lock().events.push(event);
         self.tell();
     }
 
@@ -214,7 +224,11 @@ impl Hub {
     /// HQ has everything up to the mark. Tells whether more wait.
     pub fn confirm(&self, mark: u64) -> bool {
         let mut state = self.lock();
-        state.events.confirm(mark);
+        if let Some(last) = state.events.confirm(mark)
+            && let Err(error) = self.causes.mark_sent(&last)
+        {
+            tracing::warn!(error = error_chain(&error), "what HQ has is not noted");
+        }
         state.events.waiting()
     }
 

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Longest list of templates a peer may offer: some hundred bytes each.
+const OFFERS_BYTES_MAX: usize = 256 * 1024;
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -35,15 +37,25 @@ impl PeerShelf {
     /// The base addresses all failed.
     pub async fn offers(&self, template: &TemplateRef) -> Result<Option<bool>, Unheard> {
         for base in &self.bases {
-            let asked = self.http.get(format!("{base}/templates")).timeout(ASK_LIMIT).send().await;
-            if let Ok(answer) = asked
-                && let Ok(body) = answer.bytes().await
-                && let Ok(offers) = serde_json::from_slice::<Vec<Offer>>(&body)
-            {
+            if let Some(offers) = self.offered(base).await {
                 return Ok(offers.iter().find(|o| o.template == *template).map(|o| o.whole));
             }
         }
         Err(Unheard)
+    }
+
+    /// The peer's whole list, if it is one and no longer than it may be.
+    async fn offered(&self, base: &str) -> Option<Vec<Offer>> {
+        let request = self.http.get(format!("{base}/templates")).timeout(ASK_LIMIT);
+        let mut answer = request.send().await.ok()?;
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await.ok()? {
+            if body.len() + part.len() > OFFERS_BYTES_MAX {
+                return None;
+            }
+            body.extend_from_slice(&part);
+        }
+        serde_json::from_slice(&body).ok()
     }
 
     async fn chunk(&self, hash: &ChunkHash, max: usize) -> Result<Bytes, SourceError> {

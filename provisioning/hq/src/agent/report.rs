@@ -36,8 +36,7 @@ pub(super) async fn take(
     let roster_changed = devices::store_status(&mut tx, &device, &report.status, now_ms).await?;
     let mut news = Vec::with_capacity(report.events.len());
     for event in &report.events {
-        let slot = Some(agent.slot);
-        news.push(events::add(&mut tx, Some(&agent.site), slot, event, now_ms).await?);
+        news.extend(events::add_once(&mut tx, &agent.site, agent.slot, event, now_ms).await?);
     }
     let revision =
         if roster_changed { Some(sites::bump(&mut tx, &agent.site).await?) } else { None };

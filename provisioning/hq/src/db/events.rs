@@ -13,6 +13,9 @@ const KEEP: i64 = 100_000;
 /// Longest text kept, characters.
 const TEXT_MAX: usize = 500;
 
+/// Longest code kept, characters.
+const CODE_MAX: usize = 40;
+
 type Row = (i64, Option<String>, Option<String>, i64, i64, String, String);
 
 /// Stores an event and returns it as streams see it. Text is cut and freed of control characters.
@@ -28,7 +31,7 @@ pub async fn add(
 ) -> Result<EventView, sqlx::Error> {
     let event = Event {
         at_ms: event.at_ms,
-        code: clean(&event.code, 40),
+        code: clean(&event.code, CODE_MAX),
         text: clean(&event.text, TEXT_MAX),
     };
     let (id,): (i64,) = sqlx::query_as(
@@ -53,6 +56,35 @@ pub async fn add(
         received_ms: unsigned(now_ms),
         event,
     })
+}
+
+/// Stores a server's event unless it is there already: one whose confirmation was lost comes again,
+/// from another run of the agent, too. A server's events differ in time, code or text.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn add_once(
+    tx: &mut Tx,
+    site: &SiteName,
+    slot: NodeSlot,
+    event: &Event,
+    now_ms: i64,
+) -> Result<Option<EventView>, sqlx::Error> {
+    let known: Option<(i64,)> = sqlx::query_as(
+        "SELECT id FROM events
+         WHERE site = $1 AND slot = $2 AND at_ms = $3 AND code = $4 AND text = $5 LIMIT 1",
+    )
+    .bind(site.as_str())
+    .bind(slot.to_string())
+    .bind(signed(event.at_ms))
+    .bind(clean(&event.code, CODE_MAX))
+    .bind(clean(&event.text, TEXT_MAX))
+    .fetch_optional(&mut **tx)
+    .await?;
+    match known {
+        Some(_) => Ok(None),
+        None => add(tx, Some(site), Some(slot), event, now_ms).await.map(Some),
+    }
 }
 
 /// The last `limit` events after `after`, newest last.
