@@ -32,8 +32,3 @@ pub fn release() -> anyhow::Result<()> {
     }
     sh::step("build the release binaries", &mut command)
 }
-
-/// Runs a package's binary with these arguments.
-pub fn cargo_run(package: &str, args: &[String]) -> anyhow::Result<()> {
-    sh::run(cargo().args(["run", "--quiet", "-p", package, "--"]).args(args))
-}

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Server B of a pair, driven by hand: facts in, orders collected.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use agent_core::{
     BootFacts, Config, Core, DesiredVm, Disk, DurableState, Effect, HelperCode, Input, LinkSummary,
