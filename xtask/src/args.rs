@@ -148,6 +148,8 @@ pub enum TestStep {
     Sim,
     /// Ten seconds of fuzzing of each decoder.
     Fuzz,
+    /// Model check: every behaviour of a pair within bounds.
+    Model,
     /// The dashboard in headless Chromium.
     Web,
     /// Real machines.
@@ -156,6 +158,6 @@ pub enum TestStep {
 
 impl TestStep {
     /// What `cargo xtask test` runs when no step is named, cheapest first.
-    pub const ALL: [Self; 6] =
-        [Self::Check, Self::Unit, Self::Sim, Self::Fuzz, Self::Web, Self::Lab];
+    pub const ALL: [Self; 7] =
+        [Self::Check, Self::Unit, Self::Sim, Self::Model, Self::Fuzz, Self::Web, Self::Lab];
 }

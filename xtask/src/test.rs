@@ -16,6 +16,9 @@ const SCHEDULE_STEP_MS: &str = "1000";
 const FUZZ_SECONDS: u64 = 10;
 const FUZZ_JOBS: NonZero<usize> = NonZero::new(2).expect("two is not zero");
 
+/// Faults in one behaviour of the model.
+const MODEL_FAULTS: &str = "2";
+
 /// Counts what passed and keeps what failed.
 #[derive(Default)]
 struct Tally {
@@ -61,6 +64,7 @@ fn run_step(step: TestStep, tally: &mut Tally) {
         TestStep::Unit => tally.note("unit", unit()),
         TestStep::Sim => tally.note("sim", sim()),
         TestStep::Fuzz => tally.note("fuzz", short_fuzz()),
+        TestStep::Model => tally.note("model", model()),
         TestStep::Web => tally.note("web", web()),
         TestStep::Lab => lab_scenarios(tally),
     }
@@ -90,6 +94,13 @@ fn sim() -> anyhow::Result<()> {
 
 fn short_fuzz() -> anyhow::Result<()> {
     fuzz::run(&FuzzOptions { targets: Vec::new(), seconds: FUZZ_SECONDS, jobs: FUZZ_JOBS })
+}
+
+fn model() -> anyhow::Result<()> {
+    let mut command = build::cargo();
+    command.args(["run", "--quiet", "--locked", "-p", "tests-model", "--"]);
+    command.args(["--faults", MODEL_FAULTS, "--liveness"]);
+    sh::step(&format!("model check (up to {MODEL_FAULTS} faults)"), &mut command)
 }
 
 fn web() -> anyhow::Result<()> {

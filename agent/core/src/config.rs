@@ -4,7 +4,7 @@
 use provisioning_protocol::ids::NodeSlot;
 
 /// Times of the rules. The defaults are those of the appliance; each says where it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Config {
     /// This server's place.
     pub slot: NodeSlot,

@@ -8,7 +8,7 @@ use provisioning_protocol::peer::{Path, PeerBody};
 use provisioning_protocol::witness::WitnessSwap;
 
 /// An order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Write to the older of the two slots, fsync, then say [`crate::Input::Persisted`]. Only
     /// one is under way at a time. A failed write must not be answered (retry, or stop the
@@ -165,7 +165,7 @@ impl HelperCode {
 }
 
 /// A line of the flight recorder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cause {
     /// Stable code (`peer_lost`, `grant`, `takeover`, `lost`, `evicted`, `pair`, …).
     pub code: &'static str,

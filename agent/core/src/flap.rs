@@ -8,7 +8,7 @@ use crate::state::Millis;
 use std::collections::VecDeque;
 
 /// When the peer left, and until when it is not taken back.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Flaps {
     left_at: VecDeque<Millis>,
     until: Option<Millis>,

@@ -123,7 +123,7 @@ pub struct BootFacts {
 
 /// All volumes of this server in one line. Counted are the volumes that were ready once
 /// (see [`Input::VolumesReady`]): one still being made is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct LinkSummary {
     /// How many volumes are counted.
     pub volumes: u32,
@@ -162,7 +162,7 @@ pub enum Disk {
 }
 
 /// A VM as HQ wants it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DesiredVm {
     /// Its name.
     pub name: VmName,

@@ -82,7 +82,7 @@ use vms::Vms;
 use witness::WitnessView;
 
 /// Where the server stands; see the diagram above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Mode {
     Boot,
     Pair,
@@ -93,7 +93,7 @@ pub(crate) enum Mode {
 }
 
 /// One server's decisions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Core {
     config: Config,
     now: Millis,

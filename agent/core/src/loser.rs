@@ -8,7 +8,7 @@ use crate::{Core, Mode};
 use provisioning_protocol::ids::VmName;
 
 /// A fence-peer helper that waits, or has been answered and is not gone yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Helper {
     pub primary: bool,
     pub answer: Option<HelperCode>,

@@ -15,7 +15,7 @@ const TRY_OTHER_MS: u64 = 2_500;
 const RECONNECT_MS: u64 = 3_000;
 
 /// The path in force.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Paths {
     pub current: Path,
     switched_at: Option<Millis>,

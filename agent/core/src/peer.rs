@@ -18,7 +18,7 @@ const RESTART_MS: u64 = 500;
 const BACK_MS: u64 = 10_000;
 
 /// The peer as heard.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct PeerView {
     boot: Option<u64>,
     seq: u64,

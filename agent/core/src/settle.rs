@@ -10,7 +10,7 @@ use provisioning_protocol::ids::{Epoch, NodeSlot};
 use std::collections::BTreeSet;
 
 /// Why the state changes; for the flight recorder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Reason {
     /// The witness granted it.
     Granted,
@@ -37,7 +37,7 @@ pub(crate) enum Reason {
 }
 
 /// A change under way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Pending {
     pub token: u64,
     pub state: DurableState,

@@ -12,7 +12,7 @@ use provisioning_protocol::peer::Agreement;
 use provisioning_protocol::witness::WitnessSwap;
 
 /// Who gives way, once decided (by slot A, for both).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Yields {
     plan: Option<(NodeSlot, Epoch)>,
     /// `Outdate` is to be ordered.
@@ -56,7 +56,7 @@ impl Yields {
 }
 
 /// Why this server neither goes on nor gives up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Block {
     /// The peer answers: it is settled between the two.
     PeerTalks,

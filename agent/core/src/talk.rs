@@ -11,7 +11,7 @@ use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 const RECORD_FRESH_MS: u64 = 30_000;
 
 /// What a message says, in short: a change of it is told at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Gist {
     epoch: Epoch,
     state: PeerState,

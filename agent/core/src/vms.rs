@@ -10,7 +10,7 @@ use provisioning_protocol::ids::{NodeSlot, VmName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether a VM's volumes are primary here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     Secondary,
     Promoting,
@@ -19,7 +19,7 @@ pub(crate) enum Role {
 }
 
 /// One VM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Vm {
     desired: Option<DesiredVm>,
     ready: bool,
@@ -74,7 +74,7 @@ impl Vm {
 const REPEAT_MS: u64 = 2_000;
 
 /// All VMs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Vms {
     all: BTreeMap<VmName, Vm>,
     /// The keys of `all`, to walk over while it changes.

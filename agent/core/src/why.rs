@@ -30,7 +30,7 @@ pub struct Status {
 }
 
 /// What was reported last, so that a state is told once.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Told {
     mode: Option<Mode>,
     block: Option<Block>,

@@ -13,7 +13,7 @@ const REFUSED_MS: u64 = 200;
 const REFUSED_AGAIN_MS: u64 = 2_000;
 
 /// Why the witness is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Question {
     /// Only to read the record.
     Read,
@@ -23,7 +23,7 @@ pub(crate) enum Question {
     Tell,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Asked {
     id: u64,
     at: Millis,
@@ -32,7 +32,7 @@ struct Asked {
 }
 
 /// Leave to go on alone, not yet durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Grant {
     /// The epoch the claim was made at.
     pub base: Epoch,
@@ -43,7 +43,7 @@ pub(crate) struct Grant {
 }
 
 /// The witness as known in this boot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct WitnessView {
     slot: NodeSlot,
     next_id: u64,

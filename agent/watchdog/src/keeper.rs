@@ -14,7 +14,7 @@ const STILL_MS: u64 = 2_000;
 const DOUBT_MS: u64 = 3_000;
 
 /// Where the keeper is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// Nobody depends on a reset: pet.
     Idle,
@@ -44,7 +44,7 @@ pub enum Action {
 }
 
 /// Decides when to pet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub struct Keeper {
     state: State,
     /// How long the hardware waits after the last pet.

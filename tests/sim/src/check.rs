@@ -6,7 +6,8 @@ use crate::world::{World, slot};
 use agent_core::{DurableState, Tie, VmRun};
 
 /// Whether `log` holds every id of `acked`; both rise.
-pub(crate) fn holds_all(log: &[u32], acked: &[u32]) -> bool {
+#[must_use]
+pub fn holds_all(log: &[u32], acked: &[u32]) -> bool {
     let mut log = log.iter();
     acked.iter().all(|id| log.any(|have| have == id))
 }

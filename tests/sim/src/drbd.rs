@@ -5,7 +5,7 @@
 use agent_core::Disk;
 
 /// Connection of one side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Conn {
     /// Will not connect by itself.
     StandAlone,
@@ -16,7 +16,7 @@ pub enum Conn {
 }
 
 /// One side of a volume.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Vol {
     /// Disk state (`Diskless`: not attached).
     pub disk: Disk,
@@ -69,6 +69,7 @@ pub enum Meeting {
 
 impl Vol {
     /// A volume just made: identical on both sides.
+    #[must_use]
     pub fn new(generation: u64) -> Self {
         Self {
             disk: Disk::UpToDate,
@@ -91,6 +92,7 @@ impl Vol {
     }
 
     /// Whether this side is connected.
+    #[must_use]
     pub fn connected(&self) -> bool {
         self.conn == Conn::Connected
     }
@@ -128,6 +130,7 @@ impl Vol {
     }
 
     /// What a handshake with `other` decides.
+    #[must_use]
     pub fn meet(&self, other: &Self) -> Meeting {
         if self.primary && other.primary {
             return Meeting::Refused;

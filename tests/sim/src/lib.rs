@@ -3,7 +3,7 @@
 //! simulated time. The same seed gives the same run; a failing one is made as small as it gets.
 
 mod check;
-mod drbd;
+pub mod drbd;
 mod endings;
 mod faults;
 mod kernel;
@@ -15,6 +15,7 @@ mod shell;
 mod shrink;
 mod world;
 
+pub use check::holds_all;
 pub use opts::{Failure, Less, Mode, Mutation, Opts, Stats};
 pub use schedules::{Explored, Fault, Grid, Schedule, explore, replay};
 pub use shrink::shrink;

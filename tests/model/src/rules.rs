@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The times of the model, its bounds, and the rules it can break on purpose.
+
+use agent_core::Config;
+use provisioning_protocol::ids::NodeSlot;
+
+/// Lease of the agent (longer than the keeper's doubt, 3 s) and time of the hardware watchdog after it.
+pub const LEASE_MS: u64 = 4_500;
+pub const WATCHDOG_MS: u64 = 3_000;
+
+/// The appliance's rules with shorter waits, in the same order: a frozen VM is paused (3 s) before
+/// its server can be fenced, notice (2.5 s) + lease (4.5 s) + watchdog (3 s) < T_fence (12 s). The
+/// graces of a start alone and the wait before the tie-break moves only put off what is dangerous;
+/// short ones make it more likely.
+pub fn config(slot: NodeSlot, nonce: u64, mutation: Option<Mutation>) -> Config {
+    let fence_ms = if mutation == Some(Mutation::IgnoreFence) { 0 } else { 12_000 };
+    Config {
+        pause_ms: 3_000,
+        fence_ms,
+        switch_ms: 4_000,
+        evict_ms: 6_000,
+        retry_ms: 2_000,
+        solo_boot_ms: 6_000,
+        cold_boot_ms: 8_000,
+        tie_ms: 5_000,
+        witness_poll_ms: 4_000,
+        failback_ms: 6_000,
+        ..Config::new(slot, nonce)
+    }
+}
+
+/// A rule broken on purpose: the model must show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mutation {
+    /// The witness says yes to everyone.
+    WitnessGrantsAll,
+    /// Helpers of frozen primaries are answered 7 without a grant.
+    ThawWithoutGrant,
+    /// An unfinished resync is shown as finished.
+    JoinBeforeResync,
+    /// The state is called durable although it never reached the disk.
+    SkipPersist,
+    /// The peer's VMs are started without waiting.
+    IgnoreFence,
+    /// A frozen server keeps its vCPUs running and its lease alive.
+    KeepRunning,
+    /// After a crash an older state is read.
+    StaleState,
+    /// An eviction thaws a volume before it takes its disk away.
+    ResumeBeforeDetach,
+    /// Volumes that stand alone are left so.
+    NeverReconnect,
+}
+
+impl Mutation {
+    /// Each with a promise it must be seen to break.
+    pub const ALL: [(Self, &'static str); 9] = [
+        (Self::WitnessGrantsAll, "I1"),
+        (Self::NeverReconnect, "liveness"),
+        (Self::ThawWithoutGrant, "I2"),
+        (Self::JoinBeforeResync, "I3"),
+        (Self::SkipPersist, "I5"),
+        (Self::IgnoreFence, "I4"),
+        (Self::KeepRunning, "I4"),
+        (Self::StaleState, "I5"),
+        (Self::ResumeBeforeDetach, "I6"),
+    ];
+}
+
+/// How far the model looks.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Faults in one behaviour, at most.
+    pub faults: u8,
+    /// Rounds after the first fault in which the others may come.
+    pub window: u32,
+    /// Rounds after the first fault at which a behaviour ends.
+    pub horizon: u32,
+    /// In a quiet site faults are tried every so many rounds; while anything is on its way, at
+    /// every step.
+    pub grid: u32,
+    /// Heal everything at the end, and ask for a healthy pair.
+    pub liveness: bool,
+}
