@@ -97,10 +97,13 @@ fn short_fuzz() -> anyhow::Result<()> {
 }
 
 fn model() -> anyhow::Result<()> {
-    let mut command = build::cargo();
-    command.args(["run", "--quiet", "--locked", "-p", "tests-model", "--"]);
-    command.args(["--faults", MODEL_FAULTS, "--liveness"]);
-    sh::step(&format!("model check (up to {MODEL_FAULTS} faults)"), &mut command)
+    let run = |name: &str, args: &[&str]| {
+        let mut command = build::cargo();
+        command.args(["run", "--quiet", "--locked", "-p", "tests-model", "--", "--liveness"]);
+        sh::step(name, command.args(args))
+    };
+    run("model check (a new pair, one fault)", &["--fresh", "--faults", "1"])?;
+    run("model check (a healthy pair, two faults)", &["--faults", "2"])
 }
 
 fn web() -> anyhow::Result<()> {

@@ -37,7 +37,8 @@ pub enum Fault {
     Rollback,
     /// All that is cut or off is mended, earlier than it would be.
     Mend,
-    /// An operator at this server says that the other is off; it is.
+    /// An operator at this server says that the other is off. It is, and it did not go on alone
+    /// before: then its last writes would be given up, which no rule can know of.
     Declare(usize),
     /// Something on its way is lost,
     Lose(usize),
@@ -68,8 +69,8 @@ impl Site {
             let faults = if self.pending.is_empty() { self.faults() } else { self.narrow() };
             steps.extend(faults.into_iter().map(Step::Break));
         }
-        // The site before its first fault looks the same at any time.
-        if self.faults_left == bounds.faults {
+        // A healthy pair looks the same at any time.
+        if self.faults_left == bounds.faults && !bounds.fresh {
             return;
         }
         match self.pending.len() {
@@ -118,7 +119,7 @@ impl Site {
                     landed: false,
                     for_good,
                 }));
-            } else if self.nodes[1 - node].core.is_some() {
+            } else if self.nodes[1 - node].core.is_some() && !self.went_alone(node) {
                 all.push(Fault::Declare(1 - node));
             }
             if self.nodes[node].core.is_some() {
@@ -146,6 +147,10 @@ impl Site {
         }
         all.push(Fault::Rollback);
         all
+    }
+
+    fn went_alone(&self, node: usize) -> bool {
+        self.nodes[node].disk.as_ref().is_some_and(|disk| disk.solo)
     }
 
     /// Between two things on their way: a crash with a write under way, or between what is on disk

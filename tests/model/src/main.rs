@@ -21,6 +21,9 @@ struct Cli {
     /// In a quiet site faults are tried every so many rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     grid: u32,
+    /// Begin with two servers switched on for the first time, not with a healthy pair.
+    #[arg(long)]
+    fresh: bool,
     /// Heal everything at the end of each behaviour, and ask for a healthy pair.
     #[arg(long)]
     liveness: bool,
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         window: cli.window,
         horizon: cli.horizon,
         grid: cli.grid,
+        fresh: cli.fresh,
         liveness: cli.liveness,
     };
     let begun = Instant::now();

@@ -183,12 +183,15 @@ fn turns(flags: u64) -> Vec<&'static str> {
     taken.map(|(_, turn)| *turn).collect()
 }
 
-/// A healthy pair.
+/// The state to begin with.
 fn begin(bounds: Bounds, mutation: Option<Mutation>) -> Site {
     // A core is made with its times; every other rule is broken only from here on.
     let early = mutation.filter(|mutation| *mutation == Mutation::IgnoreFence);
     let mut site = Site::new(early, bounds.faults);
-    site.form();
+    site.switch_on();
+    if !bounds.fresh {
+        site.form();
+    }
     site.mutation = mutation;
     site
 }

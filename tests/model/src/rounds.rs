@@ -15,11 +15,16 @@ const HEAL_ROUNDS: u32 = 120;
 const FORM_ROUNDS: u32 = 120;
 
 impl Site {
-    /// Both servers are switched on for the first time and become a healthy pair.
-    pub fn form(&mut self) {
+    /// Both servers are switched on for the first time, with volumes just made.
+    pub fn switch_on(&mut self) {
         (0..2).for_each(|node| self.power_on(node));
-        self.calm();
         self.make_volumes();
+        self.drain();
+    }
+
+    /// They become a healthy pair.
+    pub fn form(&mut self) {
+        self.calm();
         let end = self.round + FORM_ROUNDS;
         let mut well = 0;
         while well < 40 {
@@ -121,7 +126,7 @@ impl Site {
         if !bounds.liveness || self.broken.any() {
             return;
         }
-        if bounds.faults == 1 && self.runs() != 1 {
+        if bounds.faults == 1 && !bounds.fresh && self.runs() != 1 {
             let states = self.states();
             return self.broke("liveness", format!("one fault stops the VM for good: {states}"));
         }

@@ -67,7 +67,8 @@ impl Mutation {
     ];
 }
 
-/// How far the model looks.
+/// How far the model looks. The first fault comes at round 0 (a healthy pair looks the same at any
+/// time), with `fresh` at any time.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Faults in one behaviour, at most.
@@ -79,6 +80,8 @@ pub struct Bounds {
     /// In a quiet site faults are tried every so many rounds; while anything is on its way, at
     /// every step.
     pub grid: u32,
+    /// Begin with two servers switched on for the first time, not with a healthy pair.
+    pub fresh: bool,
     /// Heal everything at the end, and ask for a healthy pair.
     pub liveness: bool,
 }

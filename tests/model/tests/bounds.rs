@@ -3,7 +3,8 @@
 
 use tests_model::{Bounds, check};
 
-const BOUNDS: Bounds = Bounds { faults: 1, window: 28, horizon: 52, grid: 4, liveness: true };
+const BOUNDS: Bounds =
+    Bounds { faults: 1, window: 28, horizon: 52, grid: 4, fresh: false, liveness: true };
 
 #[test]
 fn no_fault_at_any_moment_breaks_a_promise_or_stops_the_vm_for_good() {
@@ -12,6 +13,15 @@ fn no_fault_at_any_moment_breaks_a_promise_or_stops_the_vm_for_good() {
     for turn in ["grant", "takeover", "lost", "evicted", "yielded", "joined", "tie"] {
         assert!(checked.turns.contains(&turn), "{turn} was never reached: {checked:?}");
     }
+    if let Some(finding) = checked.findings.first() {
+        panic!("{finding}");
+    }
+}
+
+#[test]
+fn no_fault_while_two_new_servers_become_a_pair_breaks_a_promise_or_keeps_them_apart() {
+    let checked = check(Bounds { fresh: true, ..BOUNDS }, None, None, 1);
+    assert!(checked.unique > 1_000 && checked.turns.contains(&"joined"), "{checked:?}");
     if let Some(finding) = checked.findings.first() {
         panic!("{finding}");
     }

@@ -3,7 +3,8 @@
 
 use tests_model::{Bounds, Mutation, check};
 
-const BOUNDS: Bounds = Bounds { faults: 1, window: 24, horizon: 52, grid: 4, liveness: false };
+const BOUNDS: Bounds =
+    Bounds { faults: 1, window: 24, horizon: 52, grid: 4, fresh: false, liveness: false };
 
 #[test]
 fn every_rule_broken_on_purpose_breaks_its_promise() {
