@@ -10,6 +10,7 @@ pub mod console;
 pub mod desired;
 pub mod enrol;
 pub mod ids;
+pub mod local_witness;
 pub mod operator;
 pub mod owner;
 pub mod peer;
