@@ -26,11 +26,15 @@ pub enum Effect {
     },
     /// `POST` to the witness; answer `WitnessAnswered` or, after 3 s, `WitnessUnreachable`.
     AskWitness {
+        /// Which one.
+        at: WitnessAt,
         /// The request.
         swap: WitnessSwap,
     },
     /// `GET` the witness record; answer as above with `granted: false` and this id.
     ReadWitness {
+        /// Which one.
+        at: WitnessAt,
         /// Id for the answer.
         request_id: u64,
     },
@@ -130,6 +134,15 @@ pub enum Effect {
         /// What happened.
         cause: Cause,
     },
+}
+
+/// Where a witness stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WitnessAt {
+    /// At HQ.
+    Hq,
+    /// On site.
+    Local,
 }
 
 /// Exit codes of the fence-peer helper that we use. Never 0, 3 or 5.

@@ -60,6 +60,9 @@ pub enum Input {
     /// The whole list of VMs HQ wants at this site; replaces the earlier one. Must come after
     /// `Boot` (from the stored copy) even if HQ cannot be reached.
     Desired(Vec<DesiredVm>),
+    /// Whether HQ has set up a witness on site: what the desired state says, first from the stored
+    /// copy. Until it comes, nothing is known of one.
+    LocalWitness(bool),
     /// A person at this server says, in the words asked for, that the other one is switched off or
     /// has all its cables pulled (R8). Answered by [`crate::Effect::Report`].
     OperatorDeclares,

@@ -30,6 +30,7 @@
 //! | `settle` | R1 yield, R2 grant, R3 lose, R4 join, keeping what the peer yielded |
 //! | `suspect` | R1 who yields, R2 and R9 when to ask the witness |
 //! | `tie` | R5 where the tie-break lies, R2 for its holder |
+//! | `local` | R5 and R10 between a witness at HQ and one on site |
 //! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
 //! | `declare` | R8, an operator's word that the peer is off |
 //! | `flap` | R12, a peer that leaves again and again |
@@ -51,6 +52,7 @@ mod effect;
 mod flap;
 mod input;
 mod invariants;
+mod local;
 mod loser;
 mod paths;
 mod peer;
@@ -66,7 +68,7 @@ mod why;
 mod witness;
 
 pub use config::Config;
-pub use effect::{Cause, Effect, HelperCode};
+pub use effect::{Cause, Effect, HelperCode, WitnessAt};
 pub use input::{BootFacts, DesiredVm, Disk, Input, LinkSummary, VmRun, VmSet};
 pub use state::{DurableState, Millis, Tie, WitnessMark};
 pub use table::diagram;
@@ -116,7 +118,12 @@ pub struct Core {
     link_up_since: Millis,
     link_down_since: Millis,
     peer: PeerView,
+    /// The witness that counts.
     witness: WitnessView,
+    /// The other one, which is only read.
+    spare: WitnessView,
+    /// Whether HQ has set up a witness on site.
+    local_set: Option<bool>,
     /// The witness was asked for a grant at the present epoch.
     claimed: bool,
     /// The peer was heard at this epoch, both in sync: then both have it on disk.
@@ -165,7 +172,9 @@ impl Core {
             link_up_since: Millis(0),
             link_down_since: Millis(0),
             peer: PeerView::default(),
-            witness: WitnessView::new(slot, nonce),
+            witness: WitnessView::new(slot, WitnessAt::Hq, nonce),
+            spare: WitnessView::new(slot, WitnessAt::Local, nonce),
+            local_set: None,
             claimed: false,
             both_at: None,
             vms: Vms::default(),
@@ -236,10 +245,14 @@ impl Core {
             }
             Input::HelperGone { id } => drop(self.helpers.remove(&id)),
             Input::WitnessAnswered(answer) => {
-                self.witness.answered(now, answer, &self.durable);
+                // Request ids of the two differ.
+                if !self.witness.answered(now, answer.clone(), &self.durable) {
+                    self.spare.answered(now, answer, &self.durable);
+                }
             }
             Input::WitnessUnreachable { request_id } => {
                 self.witness.failed(now, request_id, self.config.witness_retry_ms);
+                self.spare.failed(now, request_id, self.config.witness_retry_ms);
             }
             Input::Persisted { token } => self.persisted(token),
             Input::Desired(list) => {
@@ -250,6 +263,7 @@ impl Core {
             Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
             Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),
             Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
+            Input::LocalWitness(set) => self.local_set = Some(set),
             Input::OperatorDeclares => self.declared(),
             Input::OutdateDone { ok } => self.yields.outdate_done(ok),
             Input::EvictDone { ok } => self.evict_done(ok),
@@ -264,6 +278,7 @@ impl Core {
         self.peer.start(self.now);
         if let Some(durable) = facts.durable.filter(|state| state.is_sound(self.config.slot)) {
             self.durable = durable;
+            self.choose_witness();
         }
         for (name, run) in &facts.vms {
             self.vms.found(name, *run);
@@ -298,6 +313,7 @@ impl Core {
         self.drive_paths();
         self.drive_reconnect();
         self.drive_witness();
+        self.drive_spare();
         self.drive_watchdog();
         if tick {
             self.renew_lease();

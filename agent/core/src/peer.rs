@@ -4,7 +4,7 @@
 use crate::bounds::message_is_sound;
 use crate::state::Millis;
 use provisioning_protocol::ids::{Epoch, NodeSlot};
-use provisioning_protocol::peer::{Path, PeerBody, Tie};
+use provisioning_protocol::peer::{LocalWitness, Path, PeerBody, Tie};
 use std::collections::{BTreeSet, VecDeque};
 
 /// How many earlier boots of the peer are remembered, to drop their late datagrams.
@@ -67,6 +67,8 @@ pub(crate) struct PeerFacts {
     pub tie: Tie,
     /// Whether HQ has not answered it for long.
     pub hq_lost: bool,
+    /// What it knows of a witness on site.
+    pub local: LocalWitness,
 }
 
 impl PeerFacts {
@@ -214,6 +216,7 @@ impl PeerView {
             mutual: self.talking(now, heard_ms),
             tie: body.tie,
             hq_lost: body.hq_lost,
+            local: body.local_witness,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! there. While one is under way this server acts on the weaker of the two states.
 
 use crate::effect::Effect;
+use crate::local::with_tie;
 use crate::peer::PeerFacts;
 use crate::state::{DurableState, WitnessMark};
 use crate::{Core, Disk, Mode};
@@ -67,6 +68,7 @@ impl Core {
             self.yields.forget_plan();
         }
         self.durable = pending.state;
+        self.choose_witness();
         if matches!(pending.reason, Reason::Granted | Reason::Held) {
             self.note_departure();
         }
@@ -114,9 +116,10 @@ impl Core {
         [self.me()].into()
     }
 
-    /// One above everything known here or at the witness.
+    /// One above everything known here or at a witness.
     pub(crate) fn next_epoch(&self) -> Epoch {
-        self.witness.epoch_seen(self.durable.epoch).max(self.durable.epoch).next()
+        let mine = self.durable.epoch;
+        self.witness.epoch_seen(mine).max(self.spare.epoch_seen(mine)).max(mine).next()
     }
 
     fn other(&self) -> BTreeSet<NodeSlot> {
@@ -198,7 +201,8 @@ impl Core {
             && peer.at >= self.link_up_since;
         if can {
             let mut state = self.base(peer.epoch, NodeSlot::BOTH.into());
-            (state.peer_watchdog, state.tie) = (peer.watchdog_armed, peer.tie);
+            state = with_tie(state, peer.tie);
+            state.peer_watchdog = peer.watchdog_armed;
             if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
                 state.owners.clone_from(&body.owners);
             }
@@ -225,7 +229,7 @@ impl Core {
         let epoch = self.next_epoch().max(peer.epoch.next());
         let state = self.base(epoch, NodeSlot::BOTH.into());
         let tie = self.joined_tie(&peer);
-        let state = DurableState { peer_watchdog: peer.watchdog_armed, tie, ..state };
+        let state = DurableState { peer_watchdog: peer.watchdog_armed, ..with_tie(state, tie) };
         self.persist(state, Reason::Joined);
         true
     }
@@ -338,7 +342,9 @@ impl Core {
 
     /// This pair's own record makes the witness believed anew (R10: both registered again).
     fn mark_worth_keeping(&self) -> bool {
-        let confirmed = self.mode == Mode::Pair && self.pair_confirmed();
+        // Both on this tie-break: or the other could still claim elsewhere.
+        let one_tie = self.facts().is_some_and(|peer| peer.tie == self.durable.tie);
+        let confirmed = self.mode == Mode::Pair && self.pair_confirmed() && one_tie;
         (confirmed && self.record_is_this_pair())
             || (self.mode == Mode::Solo && self.witness.trusted(&self.durable).is_some())
     }

@@ -66,7 +66,7 @@ pub(crate) enum Block {
     Disk,
     /// The data of the two servers has diverged.
     SplitBrain,
-    /// The tie-break lies on the other server, or on a witness that is not built yet.
+    /// The tie-break lies on the other server.
     TieElsewhere,
     /// The tie-break lies here: nobody needs to be asked.
     Holder,
@@ -162,9 +162,9 @@ impl Core {
             return Block::ColdWait;
         }
         match self.durable.tie {
-            Tie::Hq => {}
+            Tie::Hq | Tie::Local => {}
             Tie::Node(_) if holder => return Block::Holder,
-            Tie::Node(_) | Tie::Local => return Block::TieElsewhere,
+            Tie::Node(_) => return Block::TieElsewhere,
         }
         if self.durable.last_seen.is_none() {
             return Block::NeverSeen;

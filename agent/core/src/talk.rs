@@ -79,6 +79,7 @@ impl Core {
             owners: self.durable.owners.clone(),
             tie: self.durable.tie,
             hq_lost: self.hq_lost(),
+            local_witness: self.local_witness(),
         }
     }
 

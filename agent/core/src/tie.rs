@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the tie-break lies (rule R5): at HQ while HQ answers; else on one of the two servers, the
-//! *holder*, which may then go on alone without asking anyone.
+//! *holder*, which may then go on alone without asking anyone. A witness on site comes before both:
+//! see `local`.
 //!
 //! ```text
 //!            HQ silent for both, pair healthy                HQ answers both, record is this pair
@@ -10,6 +11,8 @@
 //! The side that loses the right writes first, and the other follows: a cut in the middle leaves one
 //! server able to go on alone, or none, never both.
 
+use crate::effect::WitnessAt;
+use crate::local::with_tie;
 use crate::peer::PeerFacts;
 use crate::settle::Reason;
 use crate::state::{DurableState, Tie};
@@ -19,12 +22,11 @@ use provisioning_protocol::ids::NodeSlot;
 impl Core {
     /// The witness has not answered for so long that ties should be settled on site.
     pub(crate) fn hq_lost(&self) -> bool {
-        let since = self.witness.answered_at().unwrap_or(self.boot_at);
-        self.witness.unreachable() && self.now.since(since) >= self.config.tie_ms
+        self.witness_lost(WitnessAt::Hq)
     }
 
     /// The server that has more to run: a cut then leaves most VMs where they are.
-    fn holder(&self) -> NodeSlot {
+    pub(crate) fn holder(&self) -> NodeSlot {
         let owners = &self.durable.owners;
         let weight = |slot| self.vms.weight(owners, slot);
         if weight(NodeSlot::B) > weight(NodeSlot::A) { NodeSlot::B } else { NodeSlot::A }
@@ -33,16 +35,19 @@ impl Core {
     /// R5, first half; the second half is to follow the peer.
     pub(crate) fn move_tie(&mut self, peer: Option<PeerFacts>) -> bool {
         let Some(peer) = peer.filter(|peer| self.tie_may_move(peer)) else { return false };
-        let to = match self.durable.tie {
-            Tie::Hq if self.hq_lost() && peer.hq_lost => Tie::Node(self.holder()),
-            Tie::Node(holder) if holder == self.me() && self.hq_is_back(&peer) => Tie::Hq,
-            Tie::Hq | Tie::Node(_) | Tie::Local => return false,
+        let to = match (self.local_move(&peer), self.durable.tie) {
+            (Some((to, first)), _) if first == self.me() => to,
+            (Some(_), _) => return false,
+            (None, Tie::Hq) if self.hq_lost() && peer.hq_lost => Tie::Node(self.holder()),
+            (None, Tie::Node(holder)) if holder == self.me() && self.hq_is_back(&peer) => Tie::Hq,
+            (None, _) => return false,
         };
         if to == Tie::Node(self.me()) {
             return false;
         }
         let epoch = self.next_epoch();
-        self.persist(DurableState { epoch, tie: to, ..self.durable.clone() }, Reason::MovedTie);
+        let state = with_tie(DurableState { epoch, ..self.durable.clone() }, to);
+        self.persist(state, Reason::MovedTie);
         true
     }
 
@@ -54,7 +59,7 @@ impl Core {
             && !peer.claimed
             && peer.link_up
             && peer.tie == self.durable.tie
-            && self.durable.last_seen.is_some()
+            && (self.durable.last_seen.is_some() || self.local_set == Some(true))
             && self.disks_up_to_date()
             && self.peer_disks_up_to_date()
     }

@@ -363,7 +363,9 @@ impl Core {
         let Some(body) = self.peer.body(self.now, self.config.heard_ms) else { return false };
         let agreed = body.owners.get(name) == Some(&self.config.slot);
         let away = !body.running.contains(name);
-        let published = self.durable.last_seen.is_some();
+        // Someone could go on with it: by a witness that knows the pair, or as the tie-holder.
+        let held = matches!(self.durable.tie, crate::Tie::Node(_));
+        let published = self.durable.last_seen.is_some() || held;
         let fence_known = match self.watchdog {
             Some(true) => true,
             Some(false) => !body.sees_watchdog,

@@ -2,6 +2,7 @@
 //! States and causes in words: for the console, HQ, and the flight recorder.
 
 use crate::effect::{Cause, Effect};
+use crate::local::LocalWitness;
 use crate::settle::Reason;
 use crate::state::Tie;
 use crate::suspect::Block;
@@ -105,7 +106,10 @@ impl Core {
         let epoch = self.durable.epoch;
         let (code, text) = match reason {
             Reason::Granted => {
-                ("grant", format!("The witness at HQ let this server go on alone (epoch {epoch})."))
+                let place = self.witness_place();
+                let text =
+                    format!("The witness {place} let this server go on alone (epoch {epoch}).");
+                ("grant", text)
             }
             Reason::Held => (
                 "grant",
@@ -162,7 +166,7 @@ impl Core {
 
     fn tie_cause(&self) -> String {
         match self.durable.tie {
-            Tie::Hq => "HQ is back: it says again who may go on alone.".into(),
+            Tie::Hq => "The witness at HQ says who may go on alone.".into(),
             Tie::Node(slot) => {
                 format!("HQ is out of reach: if they part, server {slot} goes on alone.")
             }
@@ -181,6 +185,7 @@ impl Core {
     }
 
     fn block_cause(&self, block: Block) -> String {
+        let place = self.witness_place();
         let text = match block {
             Block::PeerTalks => {
                 "Replication is down but the other server answers: trying the other path, then \
@@ -207,17 +212,23 @@ impl Core {
                 "Frozen: this pair was never made known to the witness, so nobody may go on alone."
             }
             Block::Distrusted => {
-                "Frozen: the witness at HQ was reset or restored from an older state and is not \
-                 believed until both servers are connected."
+                return format!(
+                    "Frozen: the witness {place} was reset or restored from an older state and is \
+                     not believed until both servers are connected."
+                );
             }
             Block::NotInRecord => {
                 "Frozen: the witness does not count this server as in sync. Bring the other \
                  server back."
             }
             Block::Asking if self.witness.unreachable() => {
-                "Frozen: the other server is lost and the witness at HQ does not answer."
+                return format!(
+                    "Frozen: the other server is lost and the witness {place} does not answer."
+                );
             }
-            Block::Asking => "The other server is lost; asking the witness at HQ.",
+            Block::Asking => {
+                return format!("The other server is lost; asking the witness {place}.");
+            }
         };
         text.into()
     }
@@ -275,12 +286,17 @@ impl Core {
         );
         add(self.mode == Mode::Solo, "No redundancy: only this server is in sync.");
         add(self.watchdog == Some(false), "No watchdog: automatic takeover from here is off.");
-        add(self.witness.unreachable(), "The witness at HQ does not answer.");
+        let place = self.witness_place();
+        add(self.witness.unreachable(), &format!("The witness {place} does not answer."));
+        add(
+            matches!(self.local_witness(), LocalWitness::Lost) && self.durable.tie != Tie::Local,
+            "The witness on site does not answer.",
+        );
         let distrusted =
             self.witness.record().is_some() && self.witness.trusted(&self.durable).is_none();
         add(
             distrusted && self.durable.last_seen.is_some(),
-            "The witness at HQ was reset or restored and is not believed yet.",
+            &format!("The witness {place} was reset or restored and is not believed yet."),
         );
         list
     }

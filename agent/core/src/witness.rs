@@ -3,10 +3,13 @@
 //! a record older than one already seen (rule R10).
 
 use crate::bounds::record_is_sound;
-use crate::effect::Effect;
+use crate::effect::{Effect, WitnessAt};
 use crate::state::{DurableState, Millis, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::witness::{EPOCH_AHEAD_MAX, WitnessAnswer, WitnessRecord, WitnessSwap};
+
+/// How far the ids of questions to a witness on site are from those to HQ.
+const LOCAL_IDS: u64 = 1 << 50;
 
 /// Pause after a refused swap, and after further ones in a row.
 const REFUSED_MS: u64 = 200;
@@ -45,6 +48,7 @@ pub(crate) struct Grant {
 /// The witness as known in this boot.
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct WitnessView {
+    at: WitnessAt,
     slot: NodeSlot,
     next_id: u64,
     asked: Option<Asked>,
@@ -59,10 +63,12 @@ pub(crate) struct WitnessView {
 
 impl WitnessView {
     /// Nothing known.
-    pub fn new(slot: NodeSlot, nonce: u64) -> Self {
+    pub fn new(slot: NodeSlot, at: WitnessAt, nonce: u64) -> Self {
+        let apart = if at == WitnessAt::Hq { 0 } else { LOCAL_IDS };
         Self {
+            at,
             slot,
-            next_id: nonce,
+            next_id: nonce.wrapping_add(apart),
             asked: None,
             record: None,
             answered_at: None,
@@ -71,6 +77,16 @@ impl WitnessView {
             refusals: 0,
             grant: None,
         }
+    }
+
+    /// Where it stands.
+    pub fn at(&self) -> WitnessAt {
+        self.at
+    }
+
+    /// Voids the open question and a grant not yet made durable.
+    pub fn drop_all(&mut self) {
+        (self.asked, self.grant) = (None, None);
     }
 
     /// The record as last read, believed or not.
@@ -120,7 +136,7 @@ impl WitnessView {
         let id = self.next_id;
         let swap = swap.map(|swap| WitnessSwap { request_id: id, by: self.slot, ..swap });
         let asked = Asked { id, at: now, question, swap };
-        let effect = send(&asked);
+        let effect = send(self.at, &asked);
         self.asked = Some(asked);
         effect
     }
@@ -138,7 +154,7 @@ impl WitnessView {
             return None;
         }
         asked.at = now;
-        Some(send(asked))
+        Some(send(self.at, asked))
     }
 
     /// A request failed: the retry comes a second later.
@@ -184,10 +200,10 @@ impl WitnessView {
     }
 }
 
-fn send(asked: &Asked) -> Effect {
+fn send(at: WitnessAt, asked: &Asked) -> Effect {
     match &asked.swap {
-        Some(swap) => Effect::AskWitness { swap: swap.clone() },
-        None => Effect::ReadWitness { request_id: asked.id },
+        Some(swap) => Effect::AskWitness { at, swap: swap.clone() },
+        None => Effect::ReadWitness { at, request_id: asked.id },
     }
 }
 

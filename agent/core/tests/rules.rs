@@ -442,7 +442,7 @@ fn the_tie_goes_back_once_hq_answers_and_knows_the_pair() {
     let body = PeerBody { tie: Tie::Node(ME), ..peer() };
     for _ in 0..100 {
         for order in rig.orders() {
-            if let Effect::ReadWitness { request_id } = order {
+            if let Effect::ReadWitness { request_id, .. } = order {
                 rig.answer(request_id, false, record());
             }
         }
@@ -474,11 +474,11 @@ fn live(rig: &mut Rig, witness: &mut WitnessState, ms: u64, peer: Option<&PeerBo
         rig.wait(200);
         for order in rig.orders() {
             match order {
-                Effect::AskWitness { swap } => {
+                Effect::AskWitness { swap, .. } => {
                     let answer = witness.swap(&swap);
                     rig.answer(answer.request_id, answer.granted, answer.record);
                 }
-                Effect::ReadWitness { request_id } => {
+                Effect::ReadWitness { request_id, .. } => {
                     rig.answer(request_id, false, witness.record.clone());
                 }
                 _ => {}

@@ -2,13 +2,13 @@
 //! An enrolled server: HQ, tunnels, templates, volumes and the pair, all started here.
 
 use crate::enrol::backoff::Backoff;
-use crate::enrol::flow::{client_for, witness_client_for};
+use crate::enrol::flow::client_for;
 use crate::enrol::renew::Renewer;
 use crate::hq::client::{HqClient, error_chain};
 use crate::hq::poll::{self, Poller};
 use crate::hq::report;
 use crate::hq::tls::{TlsMemory, client_config};
-use crate::hq::witness::Witness;
+use crate::hq::witnesses::Witnesses;
 use crate::identity::key::{DeviceKey, KeyError};
 use crate::identity::record::EnrolmentRecord;
 use crate::pair::start::{PairParts, reset, start};
@@ -67,10 +67,10 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     let slot = record.slot;
     let boot = random()?;
     let hq = client_for(&record, &key, memory.clone())?;
-    let witness = Arc::new(Witness::new(witness_client_for(&record, &key, memory.clone())?));
     let kept = poll::load(&paths.desired())
         .filter(|kept| kept.site == record.site && kept.slot == record.slot);
     let (desired_in, desired) = watch::channel(kept);
+    let witness = Arc::new(Witnesses::new(&record, &key, &memory, desired.clone())?);
 
     let registry = Arc::new(Registry::open(paths.ready_vms())?);
     if let Some(kept) = &*desired.borrow() {
@@ -214,6 +214,7 @@ async fn forward(
                 weight: 1,
             });
             drop(inputs.send(Input::Desired(vms.collect())).await);
+            drop(inputs.send(Input::LocalWitness(now.local_witness.is_some())).await);
             registry.want(now.vms.iter().map(|vm| vm.name.clone()));
             look.notify_one();
             hub.update(|state| {

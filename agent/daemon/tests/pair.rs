@@ -2,7 +2,7 @@
 //! Two agents' pair loops with fake hands: each in a runtime of its own, so that dropping the
 //! runtime is the death of that agent.
 
-use agent_core::{Config, DesiredVm, Input};
+use agent_core::{Config, DesiredVm, Input, WitnessAt};
 use agent_daemon::durable::causes::Causes;
 use agent_daemon::durable::slots::Slots;
 use agent_daemon::pair::engine::durable;
@@ -41,15 +41,26 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct SharedWitness {
     state: Mutex<WitnessState>,
     up: AtomicBool,
+    /// A witness on site, if the site has one.
+    local: Option<Mutex<WitnessState>>,
+}
+
+impl SharedWitness {
+    fn at(&self, at: WitnessAt) -> Option<&Mutex<WitnessState>> {
+        match at {
+            WitnessAt::Hq => self.up.load(Ordering::SeqCst).then_some(&self.state),
+            WitnessAt::Local => self.local.as_ref(),
+        }
+    }
 }
 
 #[async_trait]
 impl WitnessPort for SharedWitness {
-    async fn swap(&self, swap: &WitnessSwap) -> Option<WitnessAnswer> {
-        self.up.load(Ordering::SeqCst).then(|| self.state.lock().unwrap().swap(swap))
+    async fn swap(&self, at: WitnessAt, swap: &WitnessSwap) -> Option<WitnessAnswer> {
+        self.at(at).map(|state| state.lock().unwrap().swap(swap))
     }
-    async fn record(&self) -> Option<WitnessRecord> {
-        self.up.load(Ordering::SeqCst).then(|| self.state.lock().unwrap().record.clone())
+    async fn record(&self, at: WitnessAt) -> Option<WitnessRecord> {
+        self.at(at).map(|state| state.lock().unwrap().record.clone())
     }
 }
 
@@ -109,7 +120,12 @@ fn servers() -> (Server, Server) {
 }
 
 fn witness() -> Arc<SharedWitness> {
-    Arc::new(SharedWitness { state: Mutex::new(WitnessState::new(1)), up: AtomicBool::new(true) })
+    witnesses(None)
+}
+
+fn witnesses(local: Option<Mutex<WitnessState>>) -> Arc<SharedWitness> {
+    let (state, up) = (Mutex::new(WitnessState::new(1)), AtomicBool::new(true));
+    Arc::new(SharedWitness { state, up, local })
 }
 
 fn config(slot: NodeSlot, nonce: u64) -> Config {
@@ -214,6 +230,8 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
         .unwrap();
         let wish = DesiredVm { name: vm(), home: NodeSlot::A, weight: 1 };
         pair.inputs.send(Input::Desired(vec![wish])).await.unwrap();
+        let fitted = Input::LocalWitness(witness.local.is_some());
+        pair.inputs.send(fitted).await.unwrap();
         let entry = entry(server.slot);
         let spec = entry.replicas[0].clone();
         server.replication.create_metadata(&spec).await.unwrap();
@@ -374,5 +392,22 @@ fn an_operators_word_is_refused_in_a_pair_and_helps_when_nothing_else_can() {
     let (done, text) = order(&b, OFF);
     assert!(done, "{text}");
     wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    agent_b.kill();
+}
+
+#[test]
+fn with_a_witness_on_site_a_dead_server_s_vm_starts_on_the_other_without_hq() {
+    let ((a, b), witness) = (servers(), witnesses(Some(Mutex::new(WitnessState::new(2)))));
+    witness.up.store(false, Ordering::SeqCst);
+    let (agent_a, agent_b) = (agent(&a, &witness, 1 << 20), agent(&b, &witness, 2 << 20));
+    let local = || witness.local.as_ref().unwrap().lock().unwrap().record.clone();
+    wait("a pair known on site", &[&agent_a, &agent_b], || {
+        local().in_sync.len() == 2 && a.vms.launches().len() == 1 && knows_witness(&b)
+    });
+    agent_a.kill();
+    b.replication.cut();
+    wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    assert_eq!(local().winner, Some(NodeSlot::B));
+    assert_eq!(witness.state.lock().unwrap().record.version, 0, "HQ was not asked");
     agent_b.kill();
 }

@@ -233,11 +233,28 @@ pub struct Events {
 
 #[derive(Subcommand)]
 pub enum Witness {
-    /// Show a site's witness record
+    /// Show a site's witness record at HQ
     Show {
         site: SiteName,
         #[arg(long)]
         json: bool,
+    },
+    /// Set up a witness on site, or renew it: write what its box needs, its key among it
+    Box {
+        site: SiteName,
+        /// Where the box listens: a fixed address on the site's LAN, and a port
+        #[arg(long)]
+        address: std::net::SocketAddr,
+        /// File to write, for forecourt-witness --bundle
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Take a site's witness on site out of service
+    BoxRemove {
+        site: SiteName,
+        /// Say that you mean it
+        #[arg(long)]
+        destructive: bool,
     },
 }
 

@@ -8,6 +8,8 @@
 //! ```
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use provisioning_protocol::ids::{NodeSlot, SiteName};
+use provisioning_protocol::local_witness::place_uri;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
@@ -19,6 +21,8 @@ use thiserror::Error;
 pub const DAY_S: u64 = 24 * 3600;
 /// Life of a server's certificate: long enough for a site that loses its WAN for weeks.
 pub const DEVICE_CERT_DAYS: u64 = 90;
+/// Life of the certificate of a witness on site: less than the issuing CA's.
+const WITNESS_CERT_DAYS: u64 = 730;
 /// Certificates start a day early, for clocks that are a little late.
 const BACKDATE_S: u64 = DAY_S;
 
@@ -101,13 +105,33 @@ impl Authority {
         Ok((cert.pem(), key))
     }
 
+    /// The certificate of a witness on site, valid two years: PEM and its key.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn witness_certificate(
+        &self,
+        names: &[String],
+        now_s: u64,
+    ) -> Result<(String, KeyPair), PkiError> {
+        let mut params = CertificateParams::new(names).map_err(made("witness"))?;
+        params.distinguished_name.push(DnType::CommonName, "Forecourt witness");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        leaf(&mut params, now_s, WITNESS_CERT_DAYS)?;
+        let key = new_key("witness")?;
+        let cert = params.signed_by(&key, &self.issuer()?).map_err(made("witness"))?;
+        Ok((cert.pem(), key))
+    }
+
     /// A server's client certificate for its own key. Nothing of the request but the key is used.
+    /// It names the server's place, by which a witness on site knows it.
     ///
     /// # Errors
     /// [`PkiError`].
     pub fn device_certificate(
         &self,
         device_id: &str,
+        place: (&SiteName, NodeSlot),
         spki: &[u8],
         now_s: u64,
     ) -> Result<Vec<u8>, PkiError> {
@@ -116,7 +140,8 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, device_id);
         let uri = format!("urn:uuid:{device_id}").try_into().map_err(&make)?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
+        let place = place_uri(place.0, place.1).try_into().map_err(&make)?;
+        params.subject_alt_names = vec![SanType::URI(uri), SanType::URI(place)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         leaf(&mut params, now_s, DEVICE_CERT_DAYS)?;
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(&make)?;

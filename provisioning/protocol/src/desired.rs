@@ -2,6 +2,7 @@
 //! What HQ wants of a server: the answer to the long poll.
 
 use crate::ids::{DeviceId, NodeSlot, SiteName, VmName};
+use crate::local_witness::WitnessBox;
 use crate::template::TemplateRef;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ pub struct Desired {
     pub replication_secret: Secret,
     /// VMs to run.
     pub vms: Vec<VmAssignment>,
+    /// A witness on site, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_witness: Option<WitnessBox>,
 }
 
 impl Desired {

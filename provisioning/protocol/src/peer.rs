@@ -107,6 +107,34 @@ pub struct PeerBody {
     /// settle a tie by itself.
     #[serde(default)]
     pub hq_lost: bool,
+    /// What the sender knows of a witness on site.
+    #[serde(default)]
+    pub local_witness: LocalWitness,
+}
+
+/// A witness on site as one server knows it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalWitness {
+    /// None is set up.
+    #[default]
+    None,
+    /// It has not answered for a moment, or not yet.
+    Unsure,
+    /// It answers.
+    Heard,
+    /// It has not answered for so long that the pair should settle a tie without it.
+    Lost,
+}
+
+impl LocalWitness {
+    /// Whether the tie-break has no business there.
+    #[must_use]
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::None | Self::Lost)
+    }
 }
 
 /// States a server tells its peer.

@@ -107,11 +107,12 @@ impl World {
     /// Whether both servers are a healthy pair and every VM runs once.
     pub fn healthy(&self) -> bool {
         use provisioning_protocol::peer::PeerState;
+        let wanted = if self.local.fitted { Tie::Local } else { Tie::Hq };
         let pair = self.nodes.iter().all(|node| {
             node.alive()
                 && !node.doomed()
                 && node.core.as_ref().is_some_and(|core| {
-                    core.status().state == PeerState::Pair && core.durable().tie == Tie::Hq
+                    core.status().state == PeerState::Pair && core.durable().tie == wanted
                 })
         });
         pair && self.volumes_made && (0..self.vms.len()).all(|vm| self.running(vm) == 1)

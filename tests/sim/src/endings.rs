@@ -8,19 +8,22 @@ use agent_core::{Input, Tie};
 
 /// From the loss of a server to all VMs running on the other: detection, the wait for its
 /// watchdog, and the start.
-const FAILOVER_MS_MAX: u64 = 60_000;
+pub(crate) const FAILOVER_MS_MAX: u64 = 60_000;
 /// A cold start alone: the grace, then as above.
 const ALONE_MS_MAX: u64 = 240_000;
 /// A broken path is left within this time, and nobody goes on alone.
 const SWITCH_MS_MAX: u64 = 15_000;
 /// Without HQ the tie-break is on site within this time.
-const TIE_MS_MAX: u64 = 60_000;
+pub(crate) const TIE_MS_MAX: u64 = 60_000;
 
 impl World {
     pub(crate) fn show_ending(&mut self) {
         let start = self.now;
         let node = self.rng.index(2);
-        match self.rng.index(12) {
+        let endings = if self.local.fitted { 18 } else { 12 };
+        match self.rng.index(endings) {
+            12..=15 => self.ending_local(node),
+            16.. => self.ending_local_lost(node),
             11 => self.ending_declared(),
             8 => self.ending_wan_then_loss(),
             9 => self.ending_wan_then_all_cut(),
@@ -46,7 +49,7 @@ impl World {
         (0..self.vms.len()).all(|vm| self.running(vm) == 1)
     }
 
-    fn must_run_within(&mut self, limit: u64, what: &str) {
+    pub(crate) fn must_run_within(&mut self, limit: u64, what: &str) {
         // The frozen side first has to notice.
         let settle = self.now + 8_000;
         self.until(settle, |_| false);
@@ -65,7 +68,7 @@ impl World {
         }
     }
 
-    fn missed(&mut self, what: &str, limit: u64) {
+    pub(crate) fn missed(&mut self, what: &str, limit: u64) {
         let states = self.states();
         self.fail(format!("liveness: {what}, {limit} ms allowed: {states}"));
     }
@@ -126,6 +129,7 @@ impl World {
     fn tie_on_site(&mut self) -> usize {
         self.wan_to = [false; 2];
         self.wan_from = [false; 2];
+        self.local.up = false;
         let end = self.now + TIE_MS_MAX;
         if !self.until(end, |world| world.holder().is_some()) {
             self.missed("the tie-break does not leave HQ", TIE_MS_MAX);

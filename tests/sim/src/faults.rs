@@ -33,6 +33,9 @@ impl World {
 
     fn break_something(&mut self) {
         let node = self.rng.index(2);
+        if self.local.fitted && self.rng.chance(150) {
+            return self.break_local(node);
+        }
         match self.rng.range(0, 100) {
             0..=17 => self.crash(node),
             18..=19 => self.blackout(),
@@ -62,7 +65,7 @@ impl World {
         }
     }
 
-    fn cut_time(&mut self) -> u64 {
+    pub fn cut_time(&mut self) -> u64 {
         match self.rng.range(0, 4) {
             0 => self.rng.range(100, 2_500),
             1 | 2 => self.rng.range(2_500, 20_000),
@@ -269,7 +272,7 @@ impl World {
 
     /// Where the winner's disk and the witness have both forgotten who won, nobody can know it but
     /// a person: no liveness is promised then.
-    fn may_forget(&mut self, memory: Memory) -> bool {
+    pub fn may_forget(&mut self, memory: Memory) -> bool {
         let first = *self.forgot.get_or_insert(memory);
         first == memory || self.opts.mode == Mode::Safety
     }
@@ -291,6 +294,12 @@ impl World {
             Healing::Wan { node, reply: true } => self.wan_from[node] = true,
             Healing::Replication => self.replication_open = true,
             Healing::Witness => self.witness_up = true,
+            Healing::Local => self.local.up = true,
+            Healing::LocalPath => (self.local.to, self.local.from) = ([true; 2], [true; 2]),
+            Healing::LocalSet => {
+                self.local.set = [self.local.fitted; 2];
+                self.tell_box();
+            }
             Healing::Watchdog { node } => self.nodes[node].can_arm = true,
             Healing::SlowDisk { node } => self.nodes[node].slow_disk = false,
         }
@@ -305,6 +314,8 @@ impl World {
         self.wan_to = [true; 2];
         self.wan_from = [true; 2];
         self.witness_up = true;
+        self.local.heal();
+        self.tell_box();
         self.loss = self.loss.min(30);
         for node in 0..2 {
             self.nodes[node].can_arm = true;

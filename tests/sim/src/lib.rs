@@ -7,6 +7,7 @@ pub mod drbd;
 mod endings;
 mod faults;
 mod kernel;
+mod local;
 mod net;
 mod opts;
 mod rng;
@@ -165,8 +166,8 @@ impl World {
             Event::Message { to, path, boot, seq, body } => {
                 self.message(to, path, boot, seq, &body);
             }
-            Event::WitnessAsked { from, agent, request_id, swap } => {
-                self.witness_asked(from, agent, request_id, swap.as_ref());
+            Event::WitnessAsked { from, at, agent, request_id, swap } => {
+                self.witness_asked(from, at, agent, request_id, swap.as_ref());
             }
             Event::WitnessAnswered { to, agent, answer } => {
                 if self.nodes[to].agent == agent {

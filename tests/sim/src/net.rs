@@ -3,7 +3,7 @@
 
 use crate::opts::Mutation;
 use crate::world::{Event, Shell, World, path_index};
-use agent_core::Input;
+use agent_core::{Input, WitnessAt};
 use provisioning_protocol::peer::{Path, PeerBody};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessSwap};
 use std::rc::Rc;
@@ -22,9 +22,16 @@ impl World {
         }
     }
 
-    pub fn ask_witness(&mut self, from: usize, request_id: u64, swap: Option<WitnessSwap>) {
+    pub fn ask_witness(
+        &mut self,
+        from: usize,
+        at: WitnessAt,
+        request_id: u64,
+        swap: Option<WitnessSwap>,
+    ) {
         let agent = self.nodes[from].agent;
-        if !self.wan_to[from] {
+        let at = if self.mutated(Mutation::WrongWitness) && from == 1 { WitnessAt::Hq } else { at };
+        if !self.reaches(at, from) {
             let fast = self.rng.coin();
             let delay = if fast { 50 } else { 3_000 };
             let what = Shell::Unreachable { request_id };
@@ -32,25 +39,28 @@ impl World {
         }
         let slow = self.rng.chance(50);
         let delay = if slow { self.rng.range(500, 3_500) } else { self.rng.range(10, 150) };
-        self.at(delay, Event::WitnessAsked { from, agent, request_id, swap });
+        self.at(delay, Event::WitnessAsked { from, at, agent, request_id, swap });
     }
 
     pub fn witness_asked(
         &mut self,
         from: usize,
+        at: WitnessAt,
         agent: u32,
         request_id: u64,
         swap: Option<&WitnessSwap>,
     ) {
-        if !self.witness_up {
+        let up = if at == WitnessAt::Hq { self.witness_up } else { self.local.up };
+        if !up || (at == WitnessAt::Local && self.box_dies(swap)) {
             return;
         }
+        let state = if at == WitnessAt::Hq { &mut self.witness } else { &mut self.local.state };
         let mut answer = match swap {
-            Some(swap) => self.witness.swap(swap),
+            Some(swap) => state.swap(swap),
             None => WitnessAnswer {
                 request_id,
                 granted: false,
-                record: self.witness.record.clone(),
+                record: state.record.clone(),
                 reason: String::new(),
             },
         };
@@ -63,10 +73,10 @@ impl World {
         }
         if let Some(swap) = swap {
             self.note(|_| {
-                format!("HQ witness: {swap:?} -> {} {:?}", answer.granted, answer.record)
+                format!("{at:?} witness: {swap:?} -> {} {:?}", answer.granted, answer.record)
             });
         }
-        if self.wan_from[from] {
+        if self.answers(at, from) {
             let slow = self.rng.chance(50);
             let delay = if slow { self.rng.range(500, 3_500) } else { self.rng.range(10, 150) };
             self.at(delay, Event::WitnessAnswered { to: from, agent, answer: Box::new(answer) });

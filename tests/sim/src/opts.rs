@@ -37,11 +37,13 @@ pub enum Mutation {
     HideHelpers,
     /// The server that gives the tie-break up has it on its disk all the same.
     TieToBoth,
+    /// One server asks HQ when it should ask the witness on site.
+    WrongWitness,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ThawWithoutGrant,
         Self::SkipPersist,
         Self::IgnoreFence,
@@ -52,6 +54,7 @@ impl Mutation {
         Self::FalseRelease,
         Self::HideHelpers,
         Self::TieToBoth,
+        Self::WrongWitness,
     ];
 }
 

@@ -36,8 +36,10 @@ impl World {
                     self.send(node, path, boot, seq, &body);
                 }
             }
-            Effect::AskWitness { swap } => self.ask_witness(node, swap.request_id, Some(swap)),
-            Effect::ReadWitness { request_id } => self.ask_witness(node, request_id, None),
+            Effect::AskWitness { at, swap } => {
+                self.ask_witness(node, at, swap.request_id, Some(swap));
+            }
+            Effect::ReadWitness { at, request_id } => self.ask_witness(node, at, request_id, None),
             Effect::AnswerHelper { id, code } => {
                 let code = code.exit_code();
                 self.later(node, 1, 30, Shell::AnswerHelper { helper: id, code });
@@ -346,6 +348,7 @@ impl World {
         self.feed(node, Input::Boot(Box::new(BootFacts { durable, vms, path })));
         let list = self.desired();
         self.feed(node, Input::Desired(list));
+        self.feed(node, Input::LocalWitness(self.local.set[node]));
         self.tell_ready(node);
         self.tell_links();
         let ids: Vec<u64> = self.nodes[node].helpers.iter().map(|helper| helper.id).collect();

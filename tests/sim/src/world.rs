@@ -3,9 +3,10 @@
 //! events in simulated time.
 
 use crate::drbd::Vol;
+use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
 use crate::rng::Rng;
-use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun};
+use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun, WitnessAt};
 use agent_watchdog::keeper::{Keeper, State};
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
@@ -23,17 +24,54 @@ const VMS_MAX: usize = 3;
 /// makes the event void.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    Tick { node: usize, agent: u32 },
+    Tick {
+        node: usize,
+        agent: u32,
+    },
     Kernel,
-    Write { vm: usize },
-    Message { to: usize, path: Path, boot: u64, seq: u64, body: Rc<PeerBody> },
-    WitnessAsked { from: usize, agent: u32, request_id: u64, swap: Option<WitnessSwap> },
-    WitnessAnswered { to: usize, agent: u32, answer: Box<WitnessAnswer> },
-    Shell { node: usize, agent: u32, what: Shell },
-    Boot { node: usize, power: u32 },
-    AgentStart { node: usize, power: u32 },
-    Continue { node: usize, agent: u32 },
-    Wake { node: usize, power: u32 },
+    Write {
+        vm: usize,
+    },
+    Message {
+        to: usize,
+        path: Path,
+        boot: u64,
+        seq: u64,
+        body: Rc<PeerBody>,
+    },
+    WitnessAsked {
+        from: usize,
+        at: WitnessAt,
+        agent: u32,
+        request_id: u64,
+        swap: Option<WitnessSwap>,
+    },
+    WitnessAnswered {
+        to: usize,
+        agent: u32,
+        answer: Box<WitnessAnswer>,
+    },
+    Shell {
+        node: usize,
+        agent: u32,
+        what: Shell,
+    },
+    Boot {
+        node: usize,
+        power: u32,
+    },
+    AgentStart {
+        node: usize,
+        power: u32,
+    },
+    Continue {
+        node: usize,
+        agent: u32,
+    },
+    Wake {
+        node: usize,
+        power: u32,
+    },
     Fault,
     Heal(Healing),
     MakeVolumes,
@@ -64,6 +102,9 @@ pub(crate) enum Healing {
     Wan { node: usize, reply: bool },
     Replication,
     Witness,
+    Local,
+    LocalPath,
+    LocalSet,
     Watchdog { node: usize },
     SlowDisk { node: usize },
 }
@@ -138,6 +179,7 @@ pub(crate) struct World {
     pub witness: WitnessState,
     pub witness_backup: WitnessState,
     pub witness_up: bool,
+    pub local: LocalBox,
     /// What kind of memory was lost first in this run.
     pub forgot: Option<Memory>,
     pub loss: u64,
@@ -233,6 +275,7 @@ impl World {
             witness_backup: witness.clone(),
             witness,
             witness_up: true,
+            local: LocalBox::new(seed),
             forgot: None,
             loss,
             acked: vec![Vec::new(); count],

@@ -7,7 +7,7 @@ use agent_core::{
     Millis, Tie, VmRun, WitnessMark,
 };
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
-use provisioning_protocol::peer::{Path, PeerBody, PeerState};
+use provisioning_protocol::peer::{LocalWitness, Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
 
 pub const ME: NodeSlot = NodeSlot::B;
@@ -61,6 +61,7 @@ pub fn peer() -> PeerBody {
         owners: [(vm(), PEER)].into(),
         tie: Tie::Hq,
         hq_lost: false,
+        local_witness: LocalWitness::None,
     }
 }
 
@@ -178,7 +179,7 @@ impl Rig {
     /// Swaps asked since the last call.
     pub fn swaps(&mut self) -> Vec<WitnessSwap> {
         let swap = |effect: Effect| match effect {
-            Effect::AskWitness { swap } => Some(swap),
+            Effect::AskWitness { swap, .. } => Some(swap),
             _ => None,
         };
         self.orders().into_iter().filter_map(swap).collect()

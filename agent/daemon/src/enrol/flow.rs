@@ -246,7 +246,8 @@ pub fn witness_client_for(
     HqClient::with_keep_alive(&owner.hq_urls, &owner.hq_root_ca_pem, memory, identity, keep)
 }
 
-fn identity(record: &EnrolmentRecord, key: &DeviceKey) -> Identity {
+/// What an enrolled server shows of itself.
+pub(crate) fn identity(record: &EnrolmentRecord, key: &DeviceKey) -> Identity {
     let chain = record
         .chain
         .iter()

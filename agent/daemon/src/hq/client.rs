@@ -6,6 +6,7 @@ use provisioning_protocol::problem::{PROBLEM_JSON, Problem};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Method, StatusCode};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -166,8 +167,38 @@ impl HqClient {
         identity: Option<Identity>,
         keep_alive: Duration,
     ) -> Result<Self, HqError> {
+        Self::build(urls, root_pem, memory, identity, (keep_alive, None))
+    }
+
+    /// For a box on site: it must have `name` in its certificate, and is asked at `address`.
+    ///
+    /// # Errors
+    /// [`HqError`].
+    pub fn pinned(
+        name: &str,
+        address: SocketAddr,
+        root_pem: &str,
+        memory: Arc<TlsMemory>,
+        identity: Identity,
+    ) -> Result<Self, HqError> {
+        let urls = [format!("https://{name}:{}", address.port())];
+        let how = (Duration::from_secs(2), Some((name, address)));
+        Self::build(&urls, root_pem, memory, Some(identity), how)
+    }
+
+    fn build(
+        urls: &[String],
+        root_pem: &str,
+        memory: Arc<TlsMemory>,
+        identity: Option<Identity>,
+        (keep_alive, at): (Duration, Option<(&str, SocketAddr)>),
+    ) -> Result<Self, HqError> {
         let config = tls::client_config(root_pem, memory.clone(), identity)?;
-        let http = Client::builder()
+        let mut builder = Client::builder();
+        if let Some((name, address)) = at {
+            builder = builder.resolve(name, address);
+        }
+        let http = builder
             .tls_backend_preconfigured(config)
             .https_only(true)
             .no_proxy()

@@ -6,3 +6,4 @@ pub mod poll;
 pub mod report;
 pub mod tls;
 pub mod witness;
+pub mod witnesses;

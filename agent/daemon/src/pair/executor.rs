@@ -12,7 +12,7 @@ use crate::peer::link::PeerLink;
 use crate::status::{Concern, Hub};
 use crate::vms::launch::launch;
 use crate::vms::watch::Watch;
-use agent_core::{DurableState, Effect, Input, VmRun};
+use agent_core::{DurableState, Effect, Input, VmRun, WitnessAt};
 use async_trait::async_trait;
 use hypervisor_glue::network::Network;
 use hypervisor_glue::vms::{Accel, VmLaunch, VmState, Vms};
@@ -28,23 +28,13 @@ use tokio::sync::{Notify, mpsc, watch};
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 const PERSIST_RETRY: Duration = Duration::from_millis(500);
 
-/// The witness, real or not.
+/// The witnesses, real or not.
 #[async_trait]
 pub trait WitnessPort: Send + Sync {
     /// Swaps; `None` if no answer came in time.
-    async fn swap(&self, swap: &WitnessSwap) -> Option<WitnessAnswer>;
+    async fn swap(&self, at: WitnessAt, swap: &WitnessSwap) -> Option<WitnessAnswer>;
     /// Reads the record; `None` if no answer came in time.
-    async fn record(&self) -> Option<WitnessRecord>;
-}
-
-#[async_trait]
-impl WitnessPort for crate::hq::witness::Witness {
-    async fn swap(&self, swap: &WitnessSwap) -> Option<WitnessAnswer> {
-        Self::swap(self, swap).await
-    }
-    async fn record(&self) -> Option<WitnessRecord> {
-        Self::record(self).await
-    }
+    async fn record(&self, at: WitnessAt) -> Option<WitnessRecord>;
 }
 
 /// What the effects act on.
@@ -90,6 +80,8 @@ pub struct Executor {
     seq: u64,
     persist: Lane,
     witness: Lane,
+    /// A silent HQ must not hold up a claim on site, nor the other way round.
+    local_witness: Lane,
     volumes: Lane,
     taps: Lane,
     path: Lane,
@@ -111,11 +103,19 @@ impl Executor {
             seq: 0,
             persist: Lane::new(),
             witness: Lane::new(),
+            local_witness: Lane::new(),
             volumes: Lane::new(),
             taps: Lane::new(),
             path: Lane::new(),
             vms: BTreeMap::new(),
             standby: BTreeMap::new(),
+        }
+    }
+
+    fn witness_lane(&self, at: WitnessAt) -> &Lane {
+        match at {
+            WitnessAt::Hq => &self.witness,
+            WitnessAt::Local => &self.local_witness,
         }
     }
 
@@ -138,8 +138,10 @@ impl Executor {
                 self.seq += 1;
                 parts.link.send(self.seq, *body);
             }
-            Effect::AskWitness { swap } => self.witness.push(ask(parts, swap)),
-            Effect::ReadWitness { request_id } => self.witness.push(read(parts, request_id)),
+            Effect::AskWitness { at, swap } => self.witness_lane(at).push(ask(parts, at, swap)),
+            Effect::ReadWitness { at, request_id } => {
+                self.witness_lane(at).push(read(parts, at, request_id));
+            }
             Effect::AnswerHelper { id, code } => parts.helpers.answer(id, code),
             Effect::Outdate => self.volumes.push(async move {
                 let ok = parts.hands.outdate().await;
@@ -240,9 +242,9 @@ async fn persist(parts: Arc<Parts>, slots: Arc<Mutex<Slots>>, token: u64, state:
     parts.tell(Input::Persisted { token }).await;
 }
 
-async fn ask(parts: Arc<Parts>, swap: WitnessSwap) {
+async fn ask(parts: Arc<Parts>, at: WitnessAt, swap: WitnessSwap) {
     let request_id = swap.request_id;
-    let input = match parts.witness.swap(&swap).await {
+    let input = match parts.witness.swap(at, &swap).await {
         Some(answer) => {
             tracing::info!(granted = answer.granted, reason = answer.reason, "witness answered");
             Input::WitnessAnswered(answer)
@@ -252,8 +254,8 @@ async fn ask(parts: Arc<Parts>, swap: WitnessSwap) {
     parts.tell(input).await;
 }
 
-async fn read(parts: Arc<Parts>, request_id: u64) {
-    let input = match parts.witness.record().await {
+async fn read(parts: Arc<Parts>, at: WitnessAt, request_id: u64) {
+    let input = match parts.witness.record(at).await {
         Some(record) => Input::WitnessAnswered(WitnessAnswer {
             request_id,
             granted: false,

@@ -301,6 +301,7 @@ mod tests {
             roster: Vec::new(),
             replication_secret: Secret(String::new()),
             vms: vec![assigned("new"), assigned("old")],
+            local_witness: None,
         };
         let asked = || templates.0.lock().unwrap().drain(..).map(|t| t.name.to_string()).collect();
         assert!(!provisioner.pass(&desired).await);

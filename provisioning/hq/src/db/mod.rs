@@ -8,6 +8,7 @@ pub mod events;
 pub mod sites;
 pub mod templates;
 pub mod witness;
+pub mod witness_boxes;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};

@@ -18,7 +18,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use provisioning_protocol::claim::ClaimCode;
 use provisioning_protocol::enrol::ENROL_BYTES_MAX;
-use provisioning_protocol::ids::SiteName;
+use provisioning_protocol::ids::{NodeSlot, SiteName};
 use provisioning_protocol::operator::EventView;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use subtle::ConstantTimeEq;
@@ -50,15 +50,17 @@ pub(super) async fn first(
     let (serial, code) = credentials(&headers)?;
     let body = read_body(&headers, body, ENROL_BYTES_MAX).await?;
     let spki = csr::check(&body, None).map_err(|error| bad_csr(&error))?;
-    let (device_id, news, changed) = match admit(&app, &serial, &code, &spki).await? {
-        Admission::Done { device_id, news, changed } => (device_id, news, changed),
+    let (device_id, place, news, changed) = match admit(&app, &serial, &code, &spki).await? {
+        Admission::Done { device_id, place, news, changed } => (device_id, place, news, changed),
         Admission::WrongCode => {
             // The count is what matters; this request is refused in either case.
             let _ = app.limits.wrong_codes.pass(peer.source, now_ms);
             return Err(bad_code());
         }
     };
-    let der = app.issuing.device_certificate(&device_id, &spki, app.clock.now_s())?;
+    let (site, slot) = &place;
+    let now_s = app.clock.now_s();
+    let der = app.issuing.device_certificate(&device_id, (site, *slot), &spki, now_s)?;
     app.publish(news);
     if let Some((site, revision)) = changed {
         app.hub.site_changed(&site, revision);
@@ -67,7 +69,12 @@ pub(super) async fn first(
 }
 
 enum Admission {
-    Done { device_id: String, news: Vec<EventView>, changed: Option<(SiteName, u64)> },
+    Done {
+        device_id: String,
+        place: (SiteName, NodeSlot),
+        news: Vec<EventView>,
+        changed: Option<(SiteName, u64)>,
+    },
     WrongCode,
 }
 
@@ -83,8 +90,8 @@ async fn admit(app: &App, serial: &str, code: &str, spki: &[u8]) -> Answer<Admis
         }
         devices::renewed(&mut tx, &device.device_id, not_after_s).await?;
         tx.commit().await?;
-        let device_id = device.device_id;
-        return Ok(Admission::Done { device_id, news: Vec::new(), changed: None });
+        let (device_id, place) = (device.device_id, (device.site, device.slot));
+        return Ok(Admission::Done { device_id, place, news: Vec::new(), changed: None });
     }
     let who = devices::applicant(&mut tx, &key).await?.filter(|who| who.serial == serial);
     let Some((who, claim_row)) = who.and_then(|who| who.claim.map(|row| (who, row))) else {
@@ -110,6 +117,7 @@ async fn admit(app: &App, serial: &str, code: &str, spki: &[u8]) -> Answer<Admis
     tx.commit().await?;
     Ok(Admission::Done {
         device_id: who.device_id,
+        place: (claim.site.clone(), claim.slot),
         news: vec![event],
         changed: Some((claim.site, revision)),
     })

@@ -33,6 +33,11 @@ pub(super) async fn renew(
     let mut tx = app.db.write().await?;
     devices::renewed(&mut tx, &agent.device_id, pki::device_not_after_s(now_s)).await?;
     tx.commit().await?;
-    let der = app.issuing.device_certificate(&agent.device_id, &spki, now_s)?;
+    let der = app.issuing.device_certificate(
+        &agent.device_id,
+        (&agent.site, agent.slot),
+        &spki,
+        now_s,
+    )?;
     answer(&[der, pem_to_der(&app.issuing.cert_pem)?])
 }

@@ -8,10 +8,11 @@ mod reads;
 mod sites;
 mod variables;
 pub mod views;
+mod witness_box;
 
 use crate::app::App;
 use axum::Router;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 
 /// All operator addresses but the catalogue's.
 pub fn routes() -> Router<App> {
@@ -22,6 +23,7 @@ pub fn routes() -> Router<App> {
         .route("/v1/sites/{site}", get(sites::show))
         .route("/v1/sites/{site}/claims", post(claims::reissue))
         .route("/v1/sites/{site}/witness", get(reads::witness))
+        .route("/v1/sites/{site}/witness-box", put(witness_box::set).delete(witness_box::remove))
         .route("/v1/sites/{site}/servers/{slot}", delete(sites::retire))
         .route("/v1/templates", get(reads::templates))
         .route("/v1/owner-bundle", get(reads::owner_bundle))

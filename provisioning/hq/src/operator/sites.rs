@@ -103,6 +103,6 @@ pub(super) async fn retire(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn known_name(name: &str) -> Answer<SiteName> {
+pub(super) fn known_name(name: &str) -> Answer<SiteName> {
     SiteName::new(name).map_err(|_| Failure::not_found("site", name))
 }
