@@ -124,6 +124,16 @@ pub enum Effect {
     /// Renew the agent's lease (8 s) with the watchdog process. Comes twice a second for as long as
     /// every vCPU here runs by right; the shell must renew for no other reason.
     RenewLease,
+    /// Switch the peer's power off by its BMC and read "Off" back twice; answer
+    /// [`crate::Input::BmcAnswered`] within 10 s, whatever happens.
+    FencePeer {
+        /// To be given back.
+        id: u64,
+    },
+    /// Give up the `FencePeer` under way: what has not been sent must not be sent any more.
+    SparePeer,
+    /// Switch the peer's power on by its BMC. Nothing is reported.
+    PowerOnPeer,
     /// Reset the server now (sysrq-b): going on would be unsafe.
     Reset {
         /// Why, for the flight recorder.

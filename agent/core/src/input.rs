@@ -66,6 +66,16 @@ pub enum Input {
     /// A person at this server says, in the words asked for, that the other one is switched off or
     /// has all its cables pulled (R8). Answered by [`crate::Effect::Report`].
     OperatorDeclares,
+    /// Whether the peer's BMC can be asked; `false` until said otherwise.
+    BmcConfigured(bool),
+    /// [`crate::Effect::FencePeer`] has ended.
+    BmcAnswered {
+        /// The id of the effect.
+        id: u64,
+        /// Whether the BMC said twice, half a second apart at least, that the peer is off. Silence,
+        /// an error and any other word are `false`.
+        off: bool,
+    },
     /// Whether all volumes of a VM exist here, attached, and have once been connected and up to
     /// date on both servers. Sent after `Boot` for each existing VM, and on change.
     VolumesReady {

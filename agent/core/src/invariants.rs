@@ -35,6 +35,9 @@ impl Core {
             Effect::ResumeVm { .. } => {
                 assert_ne!(self.authority(), Authority::Hold, "I4: resumed without the right");
             }
+            Effect::FencePeer { .. } | Effect::PowerOnPeer => {
+                assert!(self.solo_in_force(), "R7: the peer's power without a durable grant");
+            }
             Effect::Evict { .. } => {
                 assert!(self.helpers.is_empty(), "eviction with a helper outstanding");
             }

@@ -34,6 +34,7 @@
 //! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
 //! | `declare` | R8, an operator's word that the peer is off |
 //! | `flap` | R12, a peer that leaves again and again |
+//! | `bmc` | R7, the peer's power switched off and on again |
 //! | `loser` | helper answers, eviction |
 //! | `witness`, `ask` | R10, claims, publishing |
 //! | `authority` | R11, the watchdog lease |
@@ -45,6 +46,7 @@
 
 mod ask;
 mod authority;
+mod bmc;
 mod bounds;
 mod config;
 mod declare;
@@ -141,6 +143,7 @@ pub struct Core {
     armed_at: Option<Millis>,
     renewed_at: Option<Millis>,
     flaps: flap::Flaps,
+    bmc: bmc::Bmc,
     declared_at: Option<Millis>,
     paths: paths::Paths,
     reconnected_at: Option<Millis>,
@@ -188,6 +191,7 @@ impl Core {
             armed_at: None,
             renewed_at: None,
             flaps: flap::Flaps::default(),
+            bmc: bmc::Bmc::default(),
             declared_at: None,
             paths: paths::Paths::default(),
             reconnected_at: None,
@@ -265,6 +269,8 @@ impl Core {
             Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
             Input::LocalWitness(set) => self.local_set = Some(set),
             Input::OperatorDeclares => self.declared(),
+            Input::BmcConfigured(yes) => self.bmc.configured(yes),
+            Input::BmcAnswered { id, off } => self.bmc_answered(id, off),
             Input::OutdateDone { ok } => self.yields.outdate_done(ok),
             Input::EvictDone { ok } => self.evict_done(ok),
             Input::WatchdogArmed(armed) => self.watchdog = Some(armed),
@@ -297,6 +303,7 @@ impl Core {
             self.link_down_since = self.now;
         }
         self.was_up = up;
+        self.track_bmc();
         let both = self.facts().is_some_and(|peer| {
             peer.paired() && peer.epoch == self.durable.epoch && self.durable.paired()
         });
@@ -314,6 +321,7 @@ impl Core {
         self.drive_reconnect();
         self.drive_witness();
         self.drive_spare();
+        self.drive_bmc();
         self.drive_watchdog();
         if tick {
             self.renew_lease();

@@ -101,6 +101,7 @@ impl Core {
             || self.go_on_as_declared()
             || self.yield_to_peer(peer)
             || self.take_over(peer)
+            || self.latch_peer_off()
             || self.move_tie(peer)
             || self.note(peer);
     }
@@ -109,7 +110,15 @@ impl Core {
         let solo = in_sync.len() == 1 && in_sync.contains(&self.me());
         let last_seen =
             self.witness.trusted(&self.durable).map(WitnessMark::of).or(self.durable.last_seen);
-        DurableState { epoch, in_sync, solo, last_seen, override_: false, ..self.durable.clone() }
+        DurableState {
+            epoch,
+            in_sync,
+            solo,
+            last_seen,
+            override_: false,
+            fenced: false,
+            ..self.durable.clone()
+        }
     }
 
     pub(crate) fn alone(&self) -> BTreeSet<NodeSlot> {

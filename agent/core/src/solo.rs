@@ -22,13 +22,13 @@ impl Core {
         if looked || heard_all { Mode::Solo } else { Mode::Wait }
     }
 
-    /// R6: the peer says at my epoch that its VMs are gone, an operator says that it is off, or its
-    /// watchdog must have reset it.
+    /// R6: the peer says at my epoch that its VMs are gone, an operator or its BMC says that it is
+    /// off, or its watchdog must have reset it.
     pub(crate) fn peer_is_fenced(&self, peer: Option<PeerFacts>) -> bool {
         let released = peer.is_some_and(|peer| {
             peer.yielded() && peer.released && peer.epoch >= self.durable.epoch
         });
-        released || self.durable.override_ || self.fence_time_over()
+        released || self.durable.override_ || self.bmc.says_off() || self.fence_time_over()
     }
 
     fn fence_time_over(&self) -> bool {

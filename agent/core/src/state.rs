@@ -56,6 +56,9 @@ pub struct DurableState {
     /// Whether an operator declared the peer dead to get here.
     #[serde(rename = "override")]
     pub override_: bool,
+    /// Whether this server, alone, had the peer switched off by its BMC (or was about to).
+    #[serde(default)]
+    pub fenced: bool,
     /// The witness when last believed.
     pub last_seen: Option<WitnessMark>,
     /// Whether the peer's watchdog was armed at the last contact.
@@ -75,6 +78,7 @@ impl DurableState {
             in_sync: BTreeSet::new(),
             solo: false,
             override_: false,
+            fenced: false,
             last_seen: None,
             peer_watchdog: false,
             owners: BTreeMap::new(),

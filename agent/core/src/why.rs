@@ -244,6 +244,9 @@ impl Core {
         }
         let text = if self.was_up {
             "Going on alone; waiting for the other server to release its VMs."
+        } else if self.bmc.usable() && !self.bmc.failed() {
+            "Going on alone; the other server is being switched off by its BMC, then its VMs start \
+             here."
         } else if self.durable.peer_watchdog {
             "Going on alone; the other server's VMs start here once its watchdog must have \
              stopped them."

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules one by one, on one server. (How they work together is shown by the simulator.)
 
+mod bmc;
 mod rig;
 
 use agent_core::{DurableState, Effect, HelperCode, Input, Tie, VmRun, WitnessMark};

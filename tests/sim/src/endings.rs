@@ -3,12 +3,15 @@
 //! promises for it within the time it promises.
 
 use crate::HEAL_MS_MAX;
+use crate::bmc::Supply;
 use crate::world::{Node, World, slot};
 use agent_core::{Input, Tie};
 
 /// From the loss of a server to all VMs running on the other: detection, the wait for its
 /// watchdog, and the start.
 pub(crate) const FAILOVER_MS_MAX: u64 = 60_000;
+/// The same, confirmed by a BMC: no wait for a watchdog. (8 s for detection are added.)
+const FENCED_MS_MAX: u64 = 12_000;
 /// A cold start alone: the grace, then as above.
 const ALONE_MS_MAX: u64 = 240_000;
 /// A broken path is left within this time, and nobody goes on alone.
@@ -20,6 +23,10 @@ impl World {
     pub(crate) fn show_ending(&mut self) {
         let start = self.now;
         let node = self.rng.index(2);
+        if self.has_bmc && self.bmc_rng.chance(100) {
+            self.ending_fenced();
+            return self.ends(start);
+        }
         let endings = if self.local.fitted { 18 } else { 12 };
         match self.rng.index(endings) {
             12..=15 => self.ending_local(node),
@@ -37,6 +44,10 @@ impl World {
             6 => self.ending_replication_blocked(),
             _ => self.ending_wan_then_path(node),
         }
+        self.ends(start);
+    }
+
+    fn ends(&mut self, start: u64) {
         self.stats.failover_ms = self.now - start;
         let end = self.now + 10_000;
         self.until(end, |_| false);
@@ -77,6 +88,15 @@ impl World {
     fn ending_loss(&mut self, node: usize) {
         self.power_off(node, None);
         self.must_run_within(FAILOVER_MS_MAX, "the survivor does not run all VMs");
+    }
+
+    /// A server dies of anything but its mains, for good: its BMC confirms that it is off, and nobody
+    /// waits for its watchdog.
+    fn ending_fenced(&mut self) {
+        let node = self.bmc_rng.index(2);
+        self.power_off(node, None);
+        self.nodes[node].bmc.supply = if self.bmc_rng.coin() { Supply::On } else { Supply::Off };
+        self.must_run_within(FENCED_MS_MAX, "a BMC's word does not help");
     }
 
     /// The site loses power and only one server comes back.

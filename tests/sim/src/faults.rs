@@ -27,6 +27,7 @@ impl World {
             self.caused.push(number);
             self.stats.faults += 1;
             self.break_something();
+            self.bmc_fault();
         }
         self.rng = rest;
     }
@@ -76,6 +77,7 @@ impl World {
     fn crash(&mut self, node: usize) {
         let after = self.down_time();
         self.power_off(node, Some(after));
+        self.crash_supply(node);
     }
 
     fn blackout(&mut self) {
@@ -301,6 +303,7 @@ impl World {
                 self.tell_box();
             }
             Healing::Watchdog { node } => self.nodes[node].can_arm = true,
+            Healing::Bmc { node } => self.nodes[node].bmc.open = true,
             Healing::SlowDisk { node } => self.nodes[node].slow_disk = false,
         }
     }
@@ -320,6 +323,7 @@ impl World {
         for node in 0..2 {
             self.nodes[node].can_arm = true;
             self.nodes[node].slow_disk = false;
+            self.nodes[node].bmc.open = true;
             if !self.nodes[node].up {
                 let power = self.nodes[node].power;
                 let after = self.rng.range(1_000, 20_000);

@@ -2,6 +2,7 @@
 //! A whole site under one seed: two real cores, fake volumes, network, witness and power, in
 //! simulated time. The same seed gives the same run; a failing one is made as small as it gets.
 
+mod bmc;
 mod check;
 pub mod drbd;
 mod endings;
@@ -156,6 +157,9 @@ impl World {
                 self.kernel();
                 for node in 0..2 {
                     self.watchdog(node);
+                    if self.mutated(Mutation::BmcAsTie) {
+                        self.bmc_as_a_tie(node);
+                    }
                 }
             }
             Event::Write { vm } => {

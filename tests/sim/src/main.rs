@@ -147,6 +147,7 @@ impl Sum {
         total.acked += stats.acked;
         total.solos += stats.solos;
         total.takeovers += stats.takeovers;
+        total.fenced += stats.fenced;
         total.evictions += stats.evictions;
         total.yields += stats.yields;
         total.pairs += stats.pairs;
@@ -226,7 +227,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         let result = serde_json::json!({
             "seeds": sum.seeds, "violations": failures.len(), "failing_seeds": failing,
             "states": total.steps, "faults": total.faults, "acked_writes": total.acked,
-            "solo": total.solos, "gave_way": total.yields, "paired": total.pairs, "takeovers": total.takeovers, "evictions": total.evictions,
+            "solo": total.solos, "gave_way": total.yields, "paired": total.pairs, "takeovers": total.takeovers, "evictions": total.evictions, "fenced": total.fenced,
             "heal_ms_max": sum.heal_max, "failover_ms_max": sum.failover_max, "seconds": seconds,
         });
         println!("{result}");
@@ -239,7 +240,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         failures.len()
     );
     println!(
-        "{} faults, {} acknowledged writes, {} times alone, {} gave way, {} joins, {} takeovers, {} evictions; \
+        "{} faults, {} acknowledged writes, {} times alone, {} gave way, {} joins, {} takeovers, {} evictions, {} switched off; \
          longest: {} ms to a healthy pair, {} ms to the end of the last act",
         total.faults,
         total.acked,
@@ -248,6 +249,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         total.pairs,
         total.takeovers,
         total.evictions,
+        total.fenced,
         sum.heal_max,
         sum.failover_max
     );

@@ -39,11 +39,15 @@ pub enum Mutation {
     TieToBoth,
     /// One server asks HQ when it should ask the witness on site.
     WrongWitness,
+    /// A BMC says that its server is off, and it is not.
+    BmcLies,
+    /// A confirmed power-off is a right to go on where no tie-break is in reach.
+    BmcAsTie,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::ThawWithoutGrant,
         Self::SkipPersist,
         Self::IgnoreFence,
@@ -55,6 +59,8 @@ impl Mutation {
         Self::HideHelpers,
         Self::TieToBoth,
         Self::WrongWitness,
+        Self::BmcLies,
+        Self::BmcAsTie,
     ];
 }
 
@@ -105,6 +111,8 @@ pub struct Stats {
     pub yields: u64,
     /// Times a server recorded both in sync.
     pub pairs: u64,
+    /// Times a BMC confirmed that a server is off.
+    pub fenced: u64,
     /// Evictions.
     pub evictions: u64,
     /// Faults caused.

@@ -92,6 +92,9 @@ impl World {
             }
             Effect::DisarmWatchdog => self.later(node, 5, 50, Shell::Armed(false)),
             Effect::RenewLease => self.renew_lease(node),
+            Effect::FencePeer { id } => self.fence_peer(node, id),
+            Effect::SparePeer => self.spare_peer(node),
+            Effect::PowerOnPeer => self.power_on_peer(node),
             Effect::Reset { .. } => {
                 let after = self.rng.range(4_000, 20_000);
                 self.power_off(node, Some(after));
@@ -169,6 +172,7 @@ impl World {
                 let state = self.nodes[node].keeper.state();
                 self.feed(node, Input::WatchdogArmed(done.is_ok() && state != State::Idle));
             }
+            Shell::Bmc(work) => self.bmc_work(node, work),
             Shell::Unreachable { request_id } => {
                 self.feed(node, Input::WitnessUnreachable { request_id });
             }
@@ -313,6 +317,7 @@ impl World {
         let now = self.now;
         let here = &mut self.nodes[node];
         here.up = true;
+        here.bmc.supply = crate::bmc::Supply::On;
         here.keeper = Keeper::new(State::Idle, WATCHDOG_MS);
         here.petted_at = now;
         for vol in &mut here.vols {
@@ -349,6 +354,7 @@ impl World {
         let list = self.desired();
         self.feed(node, Input::Desired(list));
         self.feed(node, Input::LocalWitness(self.local.set[node]));
+        self.tell_bmc(node);
         self.tell_ready(node);
         self.tell_links();
         let ids: Vec<u64> = self.nodes[node].helpers.iter().map(|helper| helper.id).collect();

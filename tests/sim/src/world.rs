@@ -2,6 +2,7 @@
 //! One simulated site: two servers, their volumes, the network, the witness, and one queue of
 //! events in simulated time.
 
+use crate::bmc::{self, Bmc, Work};
 use crate::drbd::Vol;
 use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
@@ -93,6 +94,7 @@ pub(crate) enum Shell {
     Armed(bool),
     AnswerHelper { helper: u64, code: u8 },
     Unreachable { request_id: u64 },
+    Bmc(Work),
 }
 
 /// A link that a fault broke for a while.
@@ -107,6 +109,7 @@ pub(crate) enum Healing {
     LocalSet,
     Watchdog { node: usize },
     SlowDisk { node: usize },
+    Bmc { node: usize },
 }
 
 /// Who can forget what was decided.
@@ -157,6 +160,7 @@ pub(crate) struct Node {
     pub promote_ticket: Vec<u32>,
     pub helpers: Vec<Helper>,
     pub told_link: Option<LinkSummary>,
+    pub bmc: Bmc,
 }
 
 /// The site.
@@ -164,6 +168,8 @@ pub(crate) struct Node {
 pub(crate) struct World {
     pub now: u64,
     pub rng: Rng,
+    pub bmc_rng: Rng,
+    pub has_bmc: bool,
     pub opts: Opts,
     pub stats: Stats,
     pub nodes: [Node; 2],
@@ -235,6 +241,7 @@ impl Node {
             promote_ticket: vec![0; vms],
             helpers: Vec::new(),
             told_link: None,
+            bmc: Bmc::new(),
         }
     }
 
@@ -252,6 +259,8 @@ impl Node {
 impl World {
     pub fn new(seed: u64, opts: Opts, less: Less) -> Self {
         let mut rng = Rng::new(seed);
+        let mut bmc_rng = bmc::bmc_rng(seed);
+        let has_bmc = bmc::site_has_bmc(&mut bmc_rng, opts.mutation);
         let count = 1 + rng.index(VMS_MAX);
         let mut homes: Vec<NodeSlot> = (0..VMS_MAX).map(|_| slot(rng.index(2))).collect();
         let witness = WitnessState::new(rng.next());
@@ -262,6 +271,8 @@ impl World {
         Self {
             now: 0,
             rng,
+            bmc_rng,
+            has_bmc,
             opts,
             stats: Stats::default(),
             nodes: [Node::new(count), Node::new(count)],
