@@ -152,12 +152,14 @@ pub enum TestStep {
     Model,
     /// The dashboard in headless Chromium.
     Web,
+    /// Power by BMC: hostile ones, and sushy-tools in front of a real QEMU.
+    Bmc,
     /// Real machines.
     Lab,
 }
 
 impl TestStep {
     /// What `cargo xtask test` runs when no step is named, cheapest first.
-    pub const ALL: [Self; 7] =
-        [Self::Check, Self::Unit, Self::Sim, Self::Model, Self::Fuzz, Self::Web, Self::Lab];
+    pub const ALL: [Self; 8] =
+        [Self::Check, Self::Unit, Self::Sim, Self::Model, Self::Fuzz, Self::Web, Self::Bmc, Self::Lab];
 }

@@ -20,10 +20,12 @@ pub const TEMPLATE: &[&str] =
 pub const CHECK: &[&str] = &["shellcheck", "git"];
 /// The dashboard's browser test.
 pub const WEB: &[&str] = &["chromium", "chromium-driver"];
+/// Power by BMC: a real Redfish service in a Python environment of its own, and a machine to switch.
+pub const BMC: &[&str] = &["python3-venv", "qemu-system-x86"];
 
 /// Installs everything any command needs.
 pub fn ensure_all() -> anyhow::Result<()> {
-    let all: Vec<&str> = [BUILD, FUZZ, LAB, IMAGE, TEMPLATE, CHECK, WEB].concat();
+    let all: Vec<&str> = [BUILD, FUZZ, LAB, IMAGE, TEMPLATE, CHECK, WEB, BMC].concat();
     ensure(&all)
 }
 

@@ -66,6 +66,7 @@ fn run_step(step: TestStep, tally: &mut Tally) {
         TestStep::Fuzz => tally.note("fuzz", short_fuzz()),
         TestStep::Model => tally.note("model", model()),
         TestStep::Web => tally.note("web", web()),
+        TestStep::Bmc => tally.note("bmc", bmc()),
         TestStep::Lab => lab_scenarios(tally),
     }
 }
@@ -110,6 +111,12 @@ fn web() -> anyhow::Result<()> {
     deps::ensure(deps::WEB)?;
     let mut command = sh::command_in(&paths::root(), "tests/web/run");
     sh::step("the dashboard in a browser", &mut command)
+}
+
+fn bmc() -> anyhow::Result<()> {
+    deps::ensure(deps::BMC)?;
+    let mut command = sh::command_in(&paths::root(), "tests/redfish/run");
+    sh::step("power by BMC", &mut command)
 }
 
 fn lab_scenarios(tally: &mut Tally) {

@@ -4,6 +4,7 @@
 //! It decides nothing. One task (`pair`) owns the core; everything slow is done by workers whose
 //! results come back as inputs.
 
+pub mod bmc;
 pub mod durable;
 pub mod enrol;
 pub mod hq;

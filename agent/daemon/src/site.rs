@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An enrolled server: HQ, tunnels, templates, volumes and the pair, all started here.
 
+use crate::bmc::watch::{Keeper, PeerBmc};
 use crate::enrol::backoff::Backoff;
 use crate::enrol::flow::client_for;
 use crate::enrol::renew::Renewer;
@@ -76,6 +77,7 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     if let Some(kept) = &*desired.borrow() {
         registry.want(kept.vms.iter().map(|vm| vm.name.clone()));
     }
+    let bmc = PeerBmc::default();
     let pair = start(PairParts {
         site: record.site.clone(),
         config: Config::new(slot, boot),
@@ -83,6 +85,7 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         glue: glue.clone(),
         registry: registry.clone(),
         witness,
+        power: Arc::new(bmc.clone()),
         link: PeerLink::new(record.site.clone(), slot, boot, &in_tunnels(slot)),
         hub: hub.clone(),
         pulse,
@@ -96,6 +99,8 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         registry.clone(),
         pair.look.clone(),
     ));
+    let inputs = pair.inputs.clone();
+    tokio::spawn(Keeper { bmc, desired: desired.clone(), inputs, hub: hub.clone() }.run());
     tokio::spawn(tunnels(glue.network.clone(), tunnel, slot, desired.clone(), hub.clone()));
 
     let shelf = Shelf::default();

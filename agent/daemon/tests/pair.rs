@@ -3,6 +3,7 @@
 //! runtime is the death of that agent.
 
 use agent_core::{Config, DesiredVm, Input, WitnessAt};
+use agent_daemon::bmc::{NoBmc, PowerPort};
 use agent_daemon::durable::causes::Causes;
 use agent_daemon::durable::slots::Slots;
 use agent_daemon::pair::engine::durable;
@@ -64,8 +65,24 @@ impl WitnessPort for SharedWitness {
     }
 }
 
+/// A BMC that does as told.
+#[derive(Default)]
+struct FakePower(Mutex<Vec<&'static str>>);
+
+#[async_trait]
+impl PowerPort for FakePower {
+    async fn off(&self) -> bool {
+        self.0.lock().unwrap().push("off");
+        true
+    }
+    async fn on(&self) {
+        self.0.lock().unwrap().push("on");
+    }
+}
+
 /// What outlives an agent.
 struct Server {
+    power: Option<Arc<FakePower>>,
     slot: NodeSlot,
     dir: TempDir,
     replication: FakeReplication,
@@ -103,6 +120,7 @@ fn servers() -> (Server, Server) {
     let free = [(); 4].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let [a1, a2, b1, b2] = free.map(|socket| socket.local_addr().unwrap());
     let server = |slot, cable: (SocketAddr, SocketAddr), lan: (SocketAddr, SocketAddr)| Server {
+        power: None,
         slot,
         dir: tempfile::tempdir().unwrap(),
         replication: FakeReplication::default(),
@@ -209,6 +227,15 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
         vms: Arc::new(server.vms.clone()),
         network: Arc::new(server.network.clone()),
     };
+    let mut config = config(server.slot, nonce);
+    let power: Arc<dyn PowerPort> = match server.power.clone() {
+        Some(power) => {
+            // Only its BMC can say that the other server is off.
+            config.fence_ms = 3_600_000;
+            power
+        }
+        None => Arc::new(NoBmc),
+    };
     let pair = runtime.block_on(async {
         drop(std::fs::remove_file(paths.watchdog_socket()));
         let listener = tokio::net::UnixListener::bind(paths.watchdog_socket()).unwrap();
@@ -216,11 +243,12 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
         let site = SiteName::new("oslo").unwrap();
         let pair = start(PairParts {
             site: site.clone(),
-            config: config(server.slot, nonce),
+            config,
             paths,
             glue,
             registry: registry.clone(),
             witness: witness.clone(),
+            power,
             link: PeerLink::new(site, server.slot, nonce, &server.ends),
             hub: hub.clone(),
             pulse: Pulse::default(),
@@ -228,6 +256,8 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
         })
         .await
         .unwrap();
+        let has_bmc = server.power.is_some();
+        pair.inputs.send(Input::BmcConfigured(has_bmc)).await.unwrap();
         let wish = DesiredVm { name: vm(), home: NodeSlot::A, weight: 1 };
         pair.inputs.send(Input::Desired(vec![wish])).await.unwrap();
         let fitted = Input::LocalWitness(witness.local.is_some());
@@ -326,6 +356,23 @@ fn a_dead_server_s_vm_starts_on_the_other_after_the_witness_agreed() {
     assert!(calls.iter().any(|call| call == "primary 0"), "{calls:?}");
     let calls = b.vms.calls();
     assert_eq!(calls, ["prepare till", "start till"], "loaded while it waited");
+    agent_b.kill();
+}
+
+#[test]
+fn a_dead_server_is_switched_off_by_its_bmc_and_its_vm_starts_at_once() {
+    let ((a, mut b), witness) = (servers(), witness());
+    let power = Arc::new(FakePower::default());
+    b.power = Some(power.clone());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    assert!(power.0.lock().unwrap().is_empty(), "a healthy server was touched");
+    agent_a.kill();
+    b.replication.cut();
+    wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    assert_eq!(*power.0.lock().unwrap(), ["off"]);
+    wait("its return", &[&agent_b], || *power.0.lock().unwrap() == ["off", "on"]);
+    let told = agent_b.hub.local().events;
+    assert!(told.iter().any(|event| event.text.contains("BMC confirmed twice")), "{told:?}");
     agent_b.kill();
 }
 

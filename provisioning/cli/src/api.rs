@@ -82,6 +82,16 @@ impl Hq {
         self.send(self.request(method, path).timeout(ANSWER_MAX).body(body)).await.map(|_| ())
     }
 
+    /// Writes JSON and drops the answer.
+    pub async fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Outcome<()> {
+        self.send(self.request(method, path).timeout(ANSWER_MAX).json(body)).await.map(|_| ())
+    }
+
     /// Writes bytes and reads the JSON answer.
     pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Outcome<T> {
         self.json(self.request(Method::PUT, path).body(body)).await

@@ -184,6 +184,15 @@ pub enum Site {
         #[arg(long)]
         json: bool,
     },
+    /// Let the other server of the pair switch this one's power by its BMC (Redfish)
+    Bmc {
+        name: SiteName,
+        /// The server whose BMC it is
+        #[arg(value_parser = slot)]
+        slot: NodeSlot,
+        #[command(flatten)]
+        options: BmcOptions,
+    },
     /// Issue new claim codes for the empty places of a site; older codes become void
     Claims {
         name: SiteName,
@@ -192,6 +201,29 @@ pub enum Site {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// How a BMC is reached; all of it, or `--remove`.
+#[derive(Group)]
+pub struct BmcOptions {
+    /// https://HOST or https://HOST:PORT of the BMC
+    #[arg(long, required_unless_present = "remove")]
+    pub url: Option<String>,
+    /// An account of the BMC that may switch power
+    #[arg(long, required_unless_present = "remove")]
+    pub user: Option<String>,
+    /// File with its password
+    #[arg(long, required_unless_present = "remove")]
+    pub password_file: Option<PathBuf>,
+    /// SHA-256 of the BMC's certificate, as `openssl x509 -noout -fingerprint -sha256` prints it
+    #[arg(long, required_unless_present = "remove")]
+    pub fingerprint: Option<String>,
+    /// Path of the system, if the BMC serves several
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Use this server's BMC no more
+    #[arg(long, conflicts_with_all = ["url", "user", "password_file", "fingerprint", "system"])]
+    pub remove: bool,
 }
 
 #[derive(Subcommand)]

@@ -291,6 +291,31 @@ fn events_are_followed_as_they_happen() {
 
 /// Nothing the binary needs lies outside what it is told.
 #[test]
+fn a_bmc_is_set_checked_and_removed() {
+    let desk = Desk::with_keys();
+    desk.publish(1, 1);
+    let plan = "name: branch\nvms:\n  - name: shop\n    template: {name: shop, version: 1}\n";
+    desk.ok(&["blueprint", "apply", &desk.write("blueprint.yaml", plan)]);
+    desk.ok(&["site", "create", &desk.write("site.yaml", "name: kassel\nblueprint: branch\n")]);
+    let password = desk.write("bmc-password", "s3cr3t-word\n");
+    let print = "AB:".repeat(31) + "CD";
+    let set = |url: &str| {
+        let args = ["site", "bmc", "kassel", "B", "--url", url, "--user", "fence"];
+        let rest = ["--password-file", &password, "--fingerprint", &print];
+        [&args[..], &rest[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let good = set("https://10.0.0.9");
+    let told = desk.ok(&good.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(told.contains("server A of kassel may switch server B") && !told.contains("s3cr3t"));
+    let bad = set("http://10.0.0.9");
+    let (code, error) = desk.fails(&bad.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(code, 3);
+    assert!(message(&error).starts_with("url: "), "{error}");
+    desk.ok(&["site", "bmc", "kassel", "B", "--remove"]);
+    assert_eq!(desk.fails(&["site", "bmc", "kassel", "B", "--remove"]).0, 4);
+}
+
+#[test]
 fn help_needs_nothing() {
     let out = Command::new(env!("CARGO_BIN_EXE_forecourt"))
         .env_clear()

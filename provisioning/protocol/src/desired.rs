@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What HQ wants of a server: the answer to the long poll.
 
+use crate::bmc::Bmc;
 use crate::ids::{DeviceId, NodeSlot, SiteName, VmName};
 use crate::local_witness::WitnessBox;
 use crate::template::TemplateRef;
@@ -36,6 +37,9 @@ pub struct Desired {
     /// A witness on site, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_witness: Option<WitnessBox>,
+    /// The other server's BMC, if it has one that may be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_bmc: Option<Bmc>,
 }
 
 impl Desired {

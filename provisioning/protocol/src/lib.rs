@@ -5,6 +5,7 @@
 //! operator writes it (`deny_unknown_fields`), and ignores what it does not know where an agent
 //! reads it, so that HQ can be newer than the fleet.
 
+pub mod bmc;
 pub mod claim;
 pub mod console;
 pub mod desired;

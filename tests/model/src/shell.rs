@@ -29,8 +29,8 @@ impl Site {
         match effect {
             Effect::Persist { token, state } => self.start_persist(node, token, state),
             Effect::SendPeer { body } => self.send(node, *body),
-            Effect::AskWitness { swap } => self.ask(node, swap),
-            Effect::ReadWitness { request_id } => {
+            Effect::AskWitness { swap, at: _ } => self.ask(node, swap),
+            Effect::ReadWitness { request_id, at: _ } => {
                 let from = node;
                 self.later(1, Event::Read { from, agent, request_id });
             }

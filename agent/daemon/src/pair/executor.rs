@@ -6,6 +6,7 @@ use super::helper::Helpers;
 use super::lane::Lane;
 use super::volumes::VolumeHands;
 use super::watchdog::{Watchdog, Wish};
+use crate::bmc::PowerPort;
 use crate::durable::slots::Slots;
 use crate::hq::client::error_chain;
 use crate::peer::link::PeerLink;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
 /// A guest that has not shut down by then is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
@@ -49,6 +51,8 @@ pub struct Parts {
     pub link: PeerLink,
     /// The witness.
     pub witness: Arc<dyn WitnessPort>,
+    /// The other server's power.
+    pub power: Arc<dyn PowerPort>,
     /// Fence helpers.
     pub helpers: Helpers,
     /// The watchdog keeper.
@@ -88,6 +92,8 @@ pub struct Executor {
     vms: BTreeMap<VmName, Lane>,
     /// QEMUs are loaded beside everything else: a promotion does not wait for it.
     standby: BTreeMap<VmName, Lane>,
+    /// Work on the other server's BMC, one thing at a time.
+    fence: JoinSet<()>,
 }
 
 impl Executor {
@@ -109,6 +115,7 @@ impl Executor {
             path: Lane::new(),
             vms: BTreeMap::new(),
             standby: BTreeMap::new(),
+            fence: JoinSet::new(),
         }
     }
 
@@ -125,6 +132,13 @@ impl Executor {
 
     fn lane(&mut self, vm: &VmName) -> &Lane {
         self.vms.entry(vm.clone()).or_default()
+    }
+
+    /// The newest order counts.
+    fn touch_power(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.fence.abort_all();
+        while self.fence.try_join_next().is_some() {}
+        self.fence.spawn(work);
     }
 
     /// Takes one order; returns at once.
@@ -177,6 +191,12 @@ impl Executor {
             Effect::SwitchPath { path } => self.path.push(switch(parts, path)),
             Effect::ArmWatchdog => parts.watchdog.ask(Wish::Arm),
             Effect::DisarmWatchdog => parts.watchdog.ask(Wish::Disarm),
+            Effect::FencePeer { id } => self.touch_power(async move {
+                let off = parts.power.off().await;
+                parts.tell(Input::BmcAnswered { id, off }).await;
+            }),
+            Effect::PowerOnPeer => self.touch_power(async move { parts.power.on().await }),
+            Effect::SparePeer => self.fence.abort_all(),
             Effect::RenewLease => parts.watchdog.ask(Wish::Renew),
             Effect::Reset { cause } => {
                 parts.hub.event("reset", cause);

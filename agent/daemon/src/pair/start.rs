@@ -10,6 +10,7 @@ use super::socket;
 use super::verify::Verifier;
 use super::volumes::VolumeHands;
 use super::watchdog::Watchdog;
+use crate::bmc::PowerPort;
 use crate::durable::slots::Slots;
 use crate::hq::client::error_chain;
 use crate::paths::Paths;
@@ -48,6 +49,8 @@ pub struct PairParts {
     pub registry: Arc<Registry>,
     /// The witness.
     pub witness: Arc<dyn WitnessPort>,
+    /// The other server's power.
+    pub power: Arc<dyn PowerPort>,
     /// The peer.
     pub link: PeerLink,
     /// Status.
@@ -76,7 +79,8 @@ pub struct Pair {
 /// # Errors
 /// If the durable state cannot be read at all, or the helper socket cannot be made.
 pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
-    let PairParts { site, config, paths, glue, registry, witness, link, hub, pulse, reset } = parts;
+    let PairParts { site, config, paths, glue, registry, witness, power, link, hub, pulse, reset } =
+        parts;
     let slot = config.slot;
     let (slots, payload) = Slots::open(&paths.state_dir(), "pair").context("pair state")?;
     if payload.is_none() && slots.any_file() {
@@ -109,6 +113,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         slots,
         link,
         witness,
+        power,
         helpers,
         watchdog: Watchdog::start(paths.watchdog_socket(), inputs.clone(), hub.clone()),
         hands: VolumeHands { replication: glue.replication.clone(), registry: registry.clone() },

@@ -302,6 +302,7 @@ mod tests {
             replication_secret: Secret(String::new()),
             vms: vec![assigned("new"), assigned("old")],
             local_witness: None,
+            peer_bmc: None,
         };
         let asked = || templates.0.lock().unwrap().drain(..).map(|t| t.name.to_string()).collect();
         assert!(!provisioner.pass(&desired).await);

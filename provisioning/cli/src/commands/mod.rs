@@ -2,6 +2,7 @@
 //! One module for each noun.
 
 mod blueprint;
+mod bmc;
 mod bundle;
 mod events;
 mod keys;

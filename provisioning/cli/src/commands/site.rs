@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `forecourt site`.
 
-use super::bundle;
+use super::{bmc, bundle};
 use crate::api::Hq;
 use crate::args::{Site, Sticks};
 use crate::error::{Failure, Outcome};
@@ -17,6 +17,7 @@ pub async fn run(hq: &Hq, what: Site) -> Outcome<()> {
         Site::Create { file, sticks, json } => create(hq, &file, &sticks, json).await,
         Site::List { json } => list(hq, json).await,
         Site::Show { name, json } => show(hq, &name, json).await,
+        Site::Bmc { name, slot, options } => bmc::run(hq, &name, slot, options).await,
         Site::Claims { name, sticks, json } => {
             let path = format!("/v1/sites/{name}/claims");
             let codes: ClaimCodes = hq.write(Method::POST, &path, &serde_json::json!({})).await?;

@@ -2,7 +2,7 @@
 //! Puts a site's desired state together from blueprint, site values, catalogue and numbers.
 
 use crate::clock::unsigned;
-use crate::db::{Db, blueprints, devices, sites, templates, witness_boxes};
+use crate::db::{Db, bmcs, blueprints, devices, sites, templates, witness_boxes};
 use provisioning_protocol::desired::{Desired, RosterEntry, Secret, VmAssignment};
 use provisioning_protocol::ids::{DeviceId, NodeSlot, SiteName};
 use provisioning_protocol::operator::BlueprintVm;
@@ -35,6 +35,7 @@ pub async fn desired(
         }
     }
     let local_witness = witness_boxes::get(&mut *tx, name).await?;
+    let peer_bmc = bmcs::get(&mut *tx, name, slot.peer()).await?;
     let blueprint = blueprints::get(&mut *tx, &site.blueprint).await?;
     let mut vms = Vec::new();
     for vm in blueprint.into_iter().flat_map(|blueprint| blueprint.vms) {
@@ -66,6 +67,7 @@ pub async fn desired(
         replication_secret: Secret(site.replication_secret),
         vms,
         local_witness,
+        peer_bmc,
     }))
 }
 

@@ -2,6 +2,7 @@
 //! What HQ remembers: SQLite in WAL mode, one writer, every commit synced to disk.
 
 pub mod blueprints;
+pub mod bmcs;
 pub mod claims;
 pub mod devices;
 pub mod events;

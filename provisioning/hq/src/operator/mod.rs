@@ -2,6 +2,7 @@
 //! The operator's API: blueprints, sites, claims, servers, templates, events.
 
 mod blueprints;
+mod bmcs;
 mod claims;
 mod events;
 mod reads;
@@ -25,6 +26,7 @@ pub fn routes() -> Router<App> {
         .route("/v1/sites/{site}/witness", get(reads::witness))
         .route("/v1/sites/{site}/witness-box", put(witness_box::set).delete(witness_box::remove))
         .route("/v1/sites/{site}/servers/{slot}", delete(sites::retire))
+        .route("/v1/sites/{site}/bmc/{slot}", put(bmcs::set).delete(bmcs::remove))
         .route("/v1/templates", get(reads::templates))
         .route("/v1/owner-bundle", get(reads::owner_bundle))
         .route("/v1/events", get(events::list))

@@ -175,3 +175,46 @@ async fn a_restart_of_hq_keeps_everything() {
     assert_eq!(answer.seq, 1);
     assert_eq!(hq.operator_get("/v1/templates").await.as_array().expect("list").len(), 1);
 }
+
+#[tokio::test]
+async fn a_bmc_is_known_to_the_other_server_of_the_pair_alone() {
+    let (hq, codes) = Hq::with_site().await;
+    let [a, b] = hq.enrol_pair(&codes).await;
+    let bmc = json!({"url": "https://10.0.0.9", "user": "fence", "password": "s3cr3t-word",
+        "fingerprint": "ab".repeat(32)});
+    let before = desired(&hq, &b).await.revision;
+    let answer = hq.operator(Method::PUT, "/v1/sites/kassel/bmc/A", &bmc).await;
+    assert_eq!(answer.status(), 204);
+    let seen = desired(&hq, &b).await;
+    let known = seen.peer_bmc.clone().expect("A's BMC");
+    assert_eq!(
+        (known.url.as_str(), known.password.0.as_str()),
+        ("https://10.0.0.9", "s3cr3t-word")
+    );
+    assert!(seen.revision > before, "the long poll wakes");
+    assert_eq!(desired(&hq, &a).await.peer_bmc, None, "its own");
+    for path in ["/v1/sites", "/v1/sites/kassel", "/v1/events"] {
+        let shown = hq.operator_get(path).await.to_string();
+        assert!(!shown.contains("s3cr3t"), "{path}: {shown}");
+    }
+    let put = async |body| hq.operator(Method::PUT, "/v1/sites/kassel/bmc/A", &body).await;
+    for (field, value) in
+        [("url", "http://10.0.0.9"), ("user", ""), ("fingerprint", "ab"), ("system", "/x")]
+    {
+        let mut bad = bmc.clone();
+        bad[field] = json!(value);
+        let told = problem(put(bad).await, 422, "invalid").await;
+        assert!(told.detail.starts_with(field), "{field}: {}", told.detail);
+    }
+    let mut more = bmc.clone();
+    more["port"] = json!(1);
+    let told = problem(put(more).await, 422, "bad_field").await;
+    assert!(told.detail.contains("port") && !told.detail.contains("s3cr3t"), "{}", told.detail);
+    for path in ["/v1/sites/kassel/bmc/C", "/v1/sites/none/bmc/A"] {
+        problem(hq.operator(Method::PUT, path, &bmc).await, 404, "not_found").await;
+    }
+    let gone = async || hq.operator(Method::DELETE, "/v1/sites/kassel/bmc/A", &json!({})).await;
+    assert_eq!(gone().await.status(), 204);
+    assert_eq!(desired(&hq, &b).await.peer_bmc, None);
+    problem(gone().await, 404, "not_found").await;
+}
