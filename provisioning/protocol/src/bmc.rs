@@ -121,7 +121,7 @@ pub fn is_system(path: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '~');
     let one =
         |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(known);
-    path.len() <= TEXT_MAX && path.strip_prefix(SYSTEMS).is_some_and(|id| one(id))
+    path.len() <= TEXT_MAX && path.strip_prefix(SYSTEMS).is_some_and(one)
 }
 
 #[cfg(test)]
