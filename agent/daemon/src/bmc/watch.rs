@@ -81,9 +81,8 @@ impl Keeper {
             }
             let (usable, wait) = self.look().await;
             drop(self.inputs.send(Input::BmcConfigured(usable)).await);
-            match timeout(wait, self.desired.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(wait, self.desired.changed()).await {
+                return;
             }
         }
     }
