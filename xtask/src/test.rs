@@ -16,9 +16,6 @@ const SCHEDULE_STEP_MS: &str = "1000";
 const FUZZ_SECONDS: u64 = 10;
 const FUZZ_JOBS: NonZero<usize> = NonZero::new(2).expect("two is not zero");
 
-/// Faults in one behaviour of the model.
-const MODEL_FAULTS: &str = "2";
-
 /// Counts what passed and keeps what failed.
 #[derive(Default)]
 struct Tally {
