@@ -160,6 +160,14 @@ pub enum TestStep {
 
 impl TestStep {
     /// What `cargo xtask test` runs when no step is named, cheapest first.
-    pub const ALL: [Self; 8] =
-        [Self::Check, Self::Unit, Self::Sim, Self::Model, Self::Fuzz, Self::Web, Self::Bmc, Self::Lab];
+    pub const ALL: [Self; 8] = [
+        Self::Check,
+        Self::Unit,
+        Self::Sim,
+        Self::Model,
+        Self::Fuzz,
+        Self::Web,
+        Self::Bmc,
+        Self::Lab,
+    ];
 }

@@ -27,7 +27,7 @@ const ON_MAX: usize = 3;
 const ON_WINDOW_MS: u64 = 3_600_000;
 
 /// What is known of and by the other server's BMC.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Bmc {
     configured: bool,
     last_id: u64,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A witness on site: when it counts, and that never two do.
 
-#[allow(dead_code, reason = "shared with the other tests")]
 mod rig;
 
 use agent_core::{DurableState, Effect, Input, Tie, WitnessAt, WitnessMark};

@@ -37,7 +37,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        drop(unmount(self.path(), UnmountFlags::DETACH));
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
     }
 }
 

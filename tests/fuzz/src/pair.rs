@@ -59,8 +59,8 @@ impl Rig {
         for effect in self.core.step(Millis(self.now), input) {
             match effect {
                 Effect::Persist { token, .. } => self.give(Input::Persisted { token }),
-                Effect::AskWitness { swap } => self.asked = Some(swap.request_id),
-                Effect::ReadWitness { request_id } => self.asked = Some(request_id),
+                Effect::AskWitness { swap, .. } => self.asked = Some(swap.request_id),
+                Effect::ReadWitness { request_id, .. } => self.asked = Some(request_id),
                 _ => {}
             }
         }

@@ -76,6 +76,8 @@ impl Site {
                     self.turns |= 1 << turn;
                 }
             }
+            // No server of the model has a BMC; the simulator's have.
+            Effect::FencePeer { .. } | Effect::SparePeer | Effect::PowerOnPeer => {}
             Effect::TapDown { .. }
             | Effect::TapUp { .. }
             | Effect::PrepareVm { .. }

@@ -2,7 +2,7 @@
 //! Puts a site's desired state together from blueprint, site values, catalogue and numbers.
 
 use crate::clock::unsigned;
-use crate::db::{Db, bmcs, blueprints, devices, sites, templates, witness_boxes};
+use crate::db::{Db, blueprints, bmcs, devices, sites, templates, witness_boxes};
 use provisioning_protocol::desired::{Desired, RosterEntry, Secret, VmAssignment};
 use provisioning_protocol::ids::{DeviceId, NodeSlot, SiteName};
 use provisioning_protocol::operator::BlueprintVm;
