@@ -50,6 +50,8 @@ pub struct Config {
     pub flap_guard_ms: u64,
     /// The cable must be well this long before replication goes back to it.
     pub failback_ms: u64,
+    /// The pair must be well this long before VMs go back to their homes.
+    pub rebalance_ms: u64,
 }
 
 impl Config {
@@ -78,6 +80,7 @@ impl Config {
             flap_window_ms: 3_600_000,
             flap_guard_ms: 7_200_000,
             failback_ms: 30_000,
+            rebalance_ms: 600_000,
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the shell tells the core: facts that have happened.
 
+use crate::moves::Placement;
 use crate::state::DurableState;
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
@@ -63,6 +64,8 @@ pub enum Input {
     /// Whether HQ has set up a witness on site: what the desired state says, first from the stored
     /// copy. Until it comes, nothing is known of one.
     LocalWitness(bool),
+    /// What HQ wants of where VMs run; replaces the earlier one. Comes with `Desired`.
+    Placement(Placement),
     /// A person at this server says, in the words asked for, that the other one is switched off or
     /// has all its cables pulled (R8). Answered by [`crate::Effect::Report`].
     OperatorDeclares,

@@ -38,6 +38,7 @@
 //! | `loser` | helper answers, eviction |
 //! | `witness`, `ask` | R10, claims, publishing |
 //! | `authority` | R11, the watchdog lease |
+//! | `moves` | drains, rebalancing: planned moves of VMs |
 //! | `vms`, `paths`, `talk`, `peer` | VMs, path switch, messages out and in |
 //! | `table` | every change of state there is |
 //! | `bounds` | states and messages no honest server makes |
@@ -56,6 +57,7 @@ mod input;
 mod invariants;
 mod local;
 mod loser;
+mod moves;
 mod paths;
 mod peer;
 mod settle;
@@ -72,6 +74,7 @@ mod witness;
 pub use config::Config;
 pub use effect::{Cause, Effect, HelperCode, WitnessAt};
 pub use input::{BootFacts, DesiredVm, Disk, Input, LinkSummary, VmRun, VmSet};
+pub use moves::Placement;
 pub use state::{DurableState, Millis, Tie, WitnessMark};
 pub use table::diagram;
 pub use why::Status;
@@ -150,6 +153,7 @@ pub struct Core {
     sent_at: Option<Millis>,
     sent: Option<talk::Gist>,
     told: why::Told,
+    moves: moves::Moves,
 }
 
 impl Core {
@@ -198,6 +202,7 @@ impl Core {
             sent_at: None,
             sent: None,
             told: why::Told::default(),
+            moves: moves::Moves::default(),
         }
     }
 
@@ -263,6 +268,7 @@ impl Core {
                 self.desired_known = true;
                 self.vms.desired(list);
             }
+            Input::Placement(placement) => self.moves.placement = placement,
             Input::VolumesReady { vm, ready } => self.vms.ready(&vm, ready),
             Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
             Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),
@@ -310,6 +316,7 @@ impl Core {
         if both {
             self.both_at = Some(self.durable.epoch);
         }
+        self.track_moves();
     }
 
     fn drive(&mut self, tick: bool) {

@@ -103,6 +103,7 @@ impl Core {
             || self.take_over(peer)
             || self.latch_peer_off()
             || self.move_tie(peer)
+            || self.move_vm(peer)
             || self.note(peer);
     }
 
@@ -214,6 +215,7 @@ impl Core {
             state.peer_watchdog = peer.watchdog_armed;
             if let Some(body) = self.peer.body(self.now, self.config.heard_ms) {
                 state.owners.clone_from(&body.owners);
+                state.moves.clear();
             }
             self.persist(state, Reason::Followed);
         }

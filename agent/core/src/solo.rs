@@ -48,6 +48,7 @@ impl Core {
         for owner in state.owners.values_mut() {
             *owner = self.me();
         }
+        state.moves.clear();
         self.persist(state, Reason::TookOver);
         true
     }

@@ -65,6 +65,10 @@ pub struct DurableState {
     pub peer_watchdog: bool,
     /// On which server each VM belongs.
     pub owners: BTreeMap<VmName, NodeSlot>,
+    /// VMs on their way to the other server, and where they go. Left out while there are none, so
+    /// that an older agent can read the rest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moves: BTreeMap<VmName, NodeSlot>,
 }
 
 impl DurableState {
@@ -82,6 +86,7 @@ impl DurableState {
             last_seen: None,
             peer_watchdog: false,
             owners: BTreeMap::new(),
+            moves: BTreeMap::new(),
         }
     }
 

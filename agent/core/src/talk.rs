@@ -24,6 +24,7 @@ pub(crate) struct Gist {
     released: bool,
     hears: (bool, bool),
     counts: (usize, usize),
+    moves: (usize, usize),
     agreement: Option<(Epoch, bool)>,
 }
 
@@ -53,6 +54,10 @@ impl Core {
             watchdogs: (self.watchdog == Some(true), durable.peer_watchdog),
             released: self.released(),
             hears: (hears(Path::Cable), hears(Path::Lan)),
+            moves: (
+                durable.moves.len(),
+                durable.owners.values().filter(|owner| **owner == self.me()).count(),
+            ),
             counts: (self.vms.alive().count(), durable.owners.len()),
             agreement: self.agreement().map(|agree| (agree.epoch, agree.outdated)),
         }
@@ -80,6 +85,7 @@ impl Core {
             tie: self.durable.tie,
             hq_lost: self.hq_lost(),
             local_witness: self.local_witness(),
+            moves: self.durable.moves.clone(),
         }
     }
 

@@ -65,6 +65,19 @@ impl Vm {
         self.alive() || self.role != Role::Secondary
     }
 
+    /// Whether it can run here: it is wanted, and its volumes are whole on both servers.
+    pub fn startable(&self) -> bool {
+        self.desired.is_some() && self.ready
+    }
+
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
+    pub fn wish(&self) -> Option<&DesiredVm> {
+        self.desired.as_ref()
+    }
+
     fn due(&self, now: Millis, every_ms: u64) -> bool {
         self.ordered_at.is_none_or(|at| now.since(at) >= every_ms)
     }
@@ -235,7 +248,7 @@ impl Core {
             let startable = vm.desired.is_some() && vm.ready && !vm.alive();
             let soon = match self.durable.owners.get(name) {
                 Some(owner) if *owner == me => full && (vm.prepared || vm.role == Role::Promoting),
-                Some(_) => peer_silent,
+                Some(_) => peer_silent || self.durable.moves.get(name) == Some(&me),
                 None => false,
             };
             if startable && soon && !vm.prepared {
@@ -303,7 +316,7 @@ impl Core {
 
     /// Full rights: start what belongs here, stop what does not.
     fn run_vm(&mut self, name: &VmName) {
-        let mine = self.durable.owners.get(name) == Some(&self.config.slot);
+        let mine = self.is_mine(name);
         let vm = self.vms.entry(name);
         let wanted = vm.desired.is_some() && mine;
         if !wanted && vm.here() {
@@ -384,7 +397,8 @@ impl Core {
             .wanted()
             .filter(|wish| !owners.contains_key(&wish.name))
             .filter_map(|wish| {
-                let made = (self.config.slot == NodeSlot::A).then_some(wish.home);
+                let made =
+                    (self.config.slot == NodeSlot::A).then(|| self.moves.placement.first(wish));
                 let owner = body.owners.get(&wish.name).copied().or(made)?;
                 Some((wish.name.clone(), owner))
             })

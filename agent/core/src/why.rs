@@ -151,7 +151,9 @@ impl Core {
             Mode::Pair if self.pair_confirmed() && self.durable.tie != Tie::Hq => {
                 format!("Both servers are in sync. {}", self.tie_cause())
             }
-            Mode::Pair if self.pair_confirmed() => "Both servers are in sync.".into(),
+            Mode::Pair if self.pair_confirmed() => {
+                format!("Both servers are in sync.{}", self.placement_cause())
+            }
             Mode::Pair if self.facts().is_some() => {
                 "In sync; agreeing on a new epoch with the other server.".into()
             }
@@ -301,6 +303,7 @@ impl Core {
             distrusted && self.durable.last_seen.is_some(),
             &format!("The witness {place} was reset or restored and is not believed yet."),
         );
+        list.extend(self.drain_problem());
         list
     }
 }

@@ -110,6 +110,9 @@ pub struct PeerBody {
     /// What the sender knows of a witness on site.
     #[serde(default)]
     pub local_witness: LocalWitness,
+    /// VMs on their way from one server to the other, and where they go, on the sender's disk.
+    #[serde(default)]
+    pub moves: BTreeMap<VmName, NodeSlot>,
 }
 
 /// A witness on site as one server knows it.

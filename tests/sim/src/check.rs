@@ -35,7 +35,10 @@ impl World {
         // A state older than what the other has moved on to gives no right any more.
         let newly_paired = state.paired() && !late && old.as_ref().is_none_or(|old| !old.paired());
         self.stats.solos += u64::from(newly_alone);
-        self.nodes[node].older_disk = old;
+        // Notes change no right: what is older in earnest is of an earlier epoch.
+        if old.as_ref().is_none_or(|old| old.epoch != state.epoch) {
+            self.nodes[node].older_disk = old;
+        }
         self.nodes[node].disk = Some(state);
         if newly_paired {
             self.check_member(node);

@@ -27,10 +27,12 @@ impl World {
             self.ending_fenced();
             return self.ends(start);
         }
-        let endings = if self.local.fitted { 18 } else { 12 };
+        let endings = if self.local.fitted { 20 } else { 14 };
         match self.rng.index(endings) {
-            12..=15 => self.ending_local(node),
-            16.. => self.ending_local_lost(node),
+            14..=17 => self.ending_local(node),
+            18.. => self.ending_local_lost(node),
+            12 => self.ending_drained(node),
+            13 => self.ending_drained_then_lost(node),
             11 => self.ending_declared(),
             8 => self.ending_wan_then_loss(),
             9 => self.ending_wan_then_all_cut(),

@@ -9,6 +9,7 @@ mod endings;
 mod faults;
 mod kernel;
 mod local;
+mod moves;
 mod net;
 mod opts;
 mod rng;
@@ -22,7 +23,7 @@ pub use opts::{Failure, Less, Mode, Mutation, Opts, Stats};
 pub use schedules::{Explored, Fault, Grid, Schedule, explore, replay};
 pub use shrink::shrink;
 
-use agent_core::{Input, VmRun};
+use agent_core::{Input, Placement, VmRun};
 use shell::LEASE_MS;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::{Event, World};
@@ -74,6 +75,7 @@ impl World {
         self.begin();
         let first = self.rng.range(10_000, 30_000);
         self.at(first, Event::Fault);
+        self.first_order();
         self.until(self.opts.fault_ms, |_| false);
         if self.opts.mode == Mode::Liveness && self.failure.is_none() {
             self.show_liveness();
@@ -97,6 +99,8 @@ impl World {
 
     fn show_liveness(&mut self) {
         self.heal_all();
+        // A VM on its way is down for a moment; the acts that follow give orders of their own.
+        self.place(Placement::default());
         let start = self.now;
         // A lease from before may still run out, and its server be reset.
         self.until(start + LEASE_MS, |_| false);
@@ -198,6 +202,8 @@ impl World {
             Event::Fault => self.fault(),
             Event::Heal(what) => self.heal(what),
             Event::MakeVolumes => self.make_volumes(),
+            Event::Order => self.order_placement(),
+            Event::Ordered { node, power, placement } => self.hear_order(node, power, placement),
         }
     }
 

@@ -43,11 +43,13 @@ pub enum Mutation {
     BmcLies,
     /// A confirmed power-off is a right to go on where no tie-break is in reach.
     BmcAsTie,
+    /// A VM that is to move is said to have stopped while it runs on.
+    FalseStop,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ThawWithoutGrant,
         Self::SkipPersist,
         Self::IgnoreFence,
@@ -61,6 +63,7 @@ impl Mutation {
         Self::WrongWitness,
         Self::BmcLies,
         Self::BmcAsTie,
+        Self::FalseStop,
     ];
 }
 
@@ -113,6 +116,8 @@ pub struct Stats {
     pub pairs: u64,
     /// Times a BMC confirmed that a server is off.
     pub fenced: u64,
+    /// Times a VM was given to the other server by a planned move.
+    pub moves: u64,
     /// Evictions.
     pub evictions: u64,
     /// Faults caused.

@@ -15,6 +15,8 @@ use std::rc::Rc;
 pub(crate) const LEASE_MS: u64 = 8_000;
 /// By then a helper born in a pause has reached the agent.
 const HELPER_MS: u64 = 300;
+/// VMs go home after this; the real time is longer than a run.
+pub(crate) const REBALANCE_MS: u64 = 20_000;
 /// How long the hardware watchdog waits after the last pet.
 const WATCHDOG_MS: u64 = 10_000;
 
@@ -63,6 +65,10 @@ impl World {
             }
             Effect::StopVm { vm } => {
                 let vm = self.vm_index(&vm);
+                if self.mutated(Mutation::FalseStop) {
+                    return self
+                        .tell_vm(node, vm, |vm| Input::VmState { vm, state: VmRun::Stopped });
+                }
                 self.later(node, 500, 4_000, Shell::Stopped { vm });
             }
             Effect::PauseVm { vm } => {
@@ -102,6 +108,7 @@ impl World {
             Effect::Report { cause } => {
                 self.stats.yields += u64::from(cause.code == "yielded");
                 self.stats.pairs += u64::from(cause.code == "joined");
+                self.stats.moves += u64::from(cause.code == "given");
             }
             Effect::TapDown { .. }
             | Effect::TapUp { .. }
@@ -149,6 +156,11 @@ impl World {
             }
             Shell::Started { vm } => self.start_vm(node, vm),
             Shell::Stopped { vm } => {
+                // QEMU cannot end while a write of its guest has no answer.
+                let busy = self.nodes[node].vols.get(vm).is_some_and(|vol| vol.waiting.is_some());
+                if busy && self.nodes[node].runs[vm] != VmRun::Stopped {
+                    return self.later(node, 50, 100, Shell::Stopped { vm });
+                }
                 if self.nodes[node].runs[vm] != VmRun::Stopped {
                     self.set_run(node, vm, VmRun::Stopped);
                 }
@@ -341,6 +353,7 @@ impl World {
         if self.opts.mutation == Some(Mutation::IgnoreFence) {
             config.fence_ms = 0;
         }
+        config.rebalance_ms = REBALANCE_MS;
         if self.opts.mode == Mode::Liveness {
             // With so many faults the guard would keep the pair from healing, as it should.
             config.flap_count = usize::MAX;
@@ -355,6 +368,8 @@ impl World {
         self.feed(node, Input::Desired(list));
         self.feed(node, Input::LocalWitness(self.local.set[node]));
         self.tell_bmc(node);
+        let placement = self.nodes[node].placement;
+        self.feed(node, Input::Placement(placement));
         self.tell_ready(node);
         self.tell_links();
         let ids: Vec<u64> = self.nodes[node].helpers.iter().map(|helper| helper.id).collect();

@@ -8,6 +8,7 @@ use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
 use crate::rng::Rng;
 use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun, WitnessAt};
+use agent_core::{Core, DurableState, Effect, Input, LinkSummary, Placement, VmRun};
 use agent_watchdog::keeper::{Keeper, State};
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
@@ -18,6 +19,8 @@ use std::rc::Rc;
 
 /// Inputs that wait for a stopped agent, at most; its sockets hold no more.
 const BACKLOG_MAX: usize = 500;
+/// Orders are drawn beside the faults, so that leaving a fault out does not change them.
+const ORDERS: u64 = 0x6d6f_7665_7300_0000;
 /// VMs of a site, at most.
 const VMS_MAX: usize = 3;
 
@@ -76,6 +79,8 @@ pub(crate) enum Event {
     Fault,
     Heal(Healing),
     MakeVolumes,
+    Order,
+    Ordered { node: usize, power: u32, placement: Placement },
 }
 
 /// Something the shell of a server finishes later.
@@ -161,6 +166,8 @@ pub(crate) struct Node {
     pub helpers: Vec<Helper>,
     pub told_link: Option<LinkSummary>,
     pub bmc: Bmc,
+    /// What it last heard of HQ's orders; kept on its disk.
+    pub placement: Placement,
 }
 
 /// The site.
@@ -192,6 +199,9 @@ pub(crate) struct World {
     pub acked: Vec<Vec<u32>>,
     pub next_id: u64,
     pub quiet: bool,
+    /// Where VMs are to run, as HQ has it, and what draws the orders.
+    pub placement: Placement,
+    pub orders: Rng,
     pub seed: u64,
     pub less: Less,
     /// Number of the next fault, and those that were not left out.
@@ -242,6 +252,7 @@ impl Node {
             helpers: Vec::new(),
             told_link: None,
             bmc: Bmc::new(),
+            placement: Placement::default(),
         }
     }
 
@@ -292,6 +303,8 @@ impl World {
             acked: vec![Vec::new(); count],
             next_id: 1,
             quiet: false,
+            placement: Placement::default(),
+            orders: Rng::new(seed ^ ORDERS),
             seed,
             less,
             planned: 0,

@@ -62,6 +62,7 @@ pub fn peer() -> PeerBody {
         tie: Tie::Hq,
         hq_lost: false,
         local_witness: LocalWitness::None,
+        moves: [].into(),
     }
 }
 
