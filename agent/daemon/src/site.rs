@@ -23,7 +23,7 @@ use crate::templates::install::Installer;
 use crate::templates::peer_source::PeerShelf;
 use crate::vms::fill::Guard;
 use crate::vms::registry::Registry;
-use agent_core::{Config, DesiredVm, Input};
+use agent_core::{Config, DesiredVm, Input, Placement};
 use anyhow::Context as _;
 use hypervisor_glue::network::{Network, TunnelKeys, TunnelPlan, tunnel_address};
 use provisioning_catalogue::client::{Catalogue, CatalogueConfig};
@@ -220,6 +220,8 @@ async fn forward(
             });
             drop(inputs.send(Input::Desired(vms.collect())).await);
             drop(inputs.send(Input::LocalWitness(now.local_witness.is_some())).await);
+            let placement = Placement { drained: now.drained, rebalance: now.rebalance };
+            drop(inputs.send(Input::Placement(placement)).await);
             registry.want(now.vms.iter().map(|vm| vm.name.clone()));
             look.notify_one();
             hub.update(|state| {

@@ -2,7 +2,7 @@
 //! Two agents' pair loops with fake hands: each in a runtime of its own, so that dropping the
 //! runtime is the death of that agent.
 
-use agent_core::{Config, DesiredVm, Input, WitnessAt};
+use agent_core::{Config, DesiredVm, Input, Placement, WitnessAt};
 use agent_daemon::bmc::{NoBmc, PowerPort};
 use agent_daemon::durable::causes::Causes;
 use agent_daemon::durable::slots::Slots;
@@ -95,7 +95,7 @@ struct Server {
 struct Agent {
     runtime: Option<Runtime>,
     hub: Arc<Hub>,
-    _pair: Pair,
+    pair: Pair,
 }
 
 impl Agent {
@@ -156,6 +156,7 @@ fn config(slot: NodeSlot, nonce: u64) -> Config {
         pause_ms: 1000,
         fence_ms: 2000,
         cold_boot_ms: 3000,
+        rebalance_ms: 1000,
         ..Config::new(slot, nonce)
     }
 }
@@ -274,7 +275,7 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
         pair.look.notify_one();
         pair
     });
-    Agent { runtime: Some(runtime), hub, _pair: pair }
+    Agent { runtime: Some(runtime), hub, pair }
 }
 
 #[track_caller]
@@ -356,6 +357,36 @@ fn a_dead_server_s_vm_starts_on_the_other_after_the_witness_agreed() {
     assert!(calls.iter().any(|call| call == "primary 0"), "{calls:?}");
     let calls = b.vms.calls();
     assert_eq!(calls, ["prepare till", "start till"], "loaded while it waited");
+    agent_b.kill();
+}
+
+fn place(agents: [&Agent; 2], placement: Placement) {
+    for agent in agents {
+        agent.pair.inputs.blocking_send(Input::Placement(placement)).unwrap();
+    }
+}
+
+#[test]
+fn a_drained_server_hands_its_vm_over_and_gets_it_back() {
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    let both = [&agent_a, &agent_b];
+    place(both, Placement { drained: Some(NodeSlot::A), rebalance: false });
+    wait("the VM on B", &both, || b.vms.launches().len() == 1);
+    let calls = a.vms.calls();
+    assert_eq!(calls.last().map(String::as_str), Some("stop till"), "{calls:?}");
+    let calls = a.replication.calls();
+    assert_eq!(calls.last().map(String::as_str), Some("secondary 0"), "{calls:?}");
+    let calls = b.vms.calls();
+    assert_eq!(calls, ["prepare till", "start till"], "loaded while the other one stopped");
+    wait("the end of the drain", &both, || {
+        let cause = |agent: &Agent| agent.hub.server().pair.cause;
+        both.iter().all(|agent| cause(agent).ends_with("Server A is drained."))
+    });
+    place(both, Placement { drained: None, rebalance: true });
+    wait("the VM at home", &both, || a.vms.launches().len() == 2);
+    assert_eq!(b.vms.launches().len(), 1);
+    agent_a.kill();
     agent_b.kill();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What may be said on the command line.
 
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use provisioning_protocol::ids::{NodeSlot, SiteName};
 use std::path::PathBuf;
 
@@ -193,6 +193,24 @@ pub enum Site {
         #[command(flatten)]
         options: BmcOptions,
     },
+    /// Move all VMs to the other server, one after the other, and keep this one empty
+    Drain {
+        name: SiteName,
+        #[arg(value_parser = slot)]
+        slot: NodeSlot,
+    },
+    /// Let a drained server run VMs again
+    Undrain {
+        name: SiteName,
+        #[arg(value_parser = slot)]
+        slot: NodeSlot,
+    },
+    /// Whether VMs go back to their home servers after ten minutes without trouble
+    Rebalance {
+        name: SiteName,
+        #[arg(value_enum)]
+        to: Switch,
+    },
     /// Issue new claim codes for the empty places of a site; older codes become void
     Claims {
         name: SiteName,
@@ -224,6 +242,13 @@ pub struct BmcOptions {
     /// Use this server's BMC no more
     #[arg(long, conflicts_with_all = ["url", "user", "password_file", "fingerprint", "system"])]
     pub remove: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Subcommand)]

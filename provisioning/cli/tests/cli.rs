@@ -149,6 +149,10 @@ fn from_keys_to_claim_sticks() {
     assert_eq!(sites[0]["vms"][0]["template"]["version"], 2);
     assert!(desk.ok(&["site", "show", "kassel"]).contains("server A: empty"));
     assert!(desk.ok(&["site", "list"]).contains("empty / empty"));
+    let (code, error) = desk.fails(&["site", "drain", "kassel", "A"]);
+    assert_eq!((code, error["code"].as_str()), (4, Some("not_in_sync")));
+    desk.ok(&["site", "rebalance", "kassel", "on"]);
+    assert!(desk.ok(&["site", "show", "kassel"]).contains("rebalancing on"));
     assert_eq!(desk.json(&["witness", "show", "kassel", "--json"])["epoch"], 0);
     assert_eq!(desk.json(&["server", "list", "--json"]), serde_json::json!([]));
     let events = desk.ok(&["events", "--site", "kassel", "--json"]);

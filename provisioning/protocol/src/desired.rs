@@ -40,6 +40,12 @@ pub struct Desired {
     /// The other server's BMC, if it has one that may be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_bmc: Option<Bmc>,
+    /// The server that is to run no VM while the other one is in sync.
+    #[serde(default)]
+    pub drained: Option<NodeSlot>,
+    /// Whether VMs go back to their homes once the pair has been well for a while.
+    #[serde(default)]
+    pub rebalance: bool,
 }
 
 impl Desired {

@@ -77,6 +77,12 @@ pub struct SiteView {
     pub vms: Vec<VmView>,
     /// The witness record.
     pub witness: WitnessRecord,
+    /// The server that is to run no VM: `PUT` and `DELETE /v1/sites/{site}/servers/{slot}/drain`.
+    #[serde(default)]
+    pub drained: Option<NodeSlot>,
+    /// Whether VMs go back to their homes: `PUT` and `DELETE /v1/sites/{site}/rebalance`.
+    #[serde(default)]
+    pub rebalance: bool,
 }
 
 /// A server as HQ sees it.

@@ -7,8 +7,7 @@ use crate::drbd::Vol;
 use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
 use crate::rng::Rng;
-use agent_core::{Core, DurableState, Effect, Input, LinkSummary, VmRun, WitnessAt};
-use agent_core::{Core, DurableState, Effect, Input, LinkSummary, Placement, VmRun};
+use agent_core::{Core, DurableState, Effect, Input, LinkSummary, Placement, VmRun, WitnessAt};
 use agent_watchdog::keeper::{Keeper, State};
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
@@ -80,7 +79,11 @@ pub(crate) enum Event {
     Heal(Healing),
     MakeVolumes,
     Order,
-    Ordered { node: usize, power: u32, placement: Placement },
+    Ordered {
+        node: usize,
+        power: u32,
+        placement: Placement,
+    },
 }
 
 /// Something the shell of a server finishes later.

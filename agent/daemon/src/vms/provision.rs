@@ -303,6 +303,8 @@ mod tests {
             vms: vec![assigned("new"), assigned("old")],
             local_witness: None,
             peer_bmc: None,
+            drained: None,
+            rebalance: false,
         };
         let asked = || templates.0.lock().unwrap().drain(..).map(|t| t.name.to_string()).collect();
         assert!(!provisioner.pass(&desired).await);

@@ -3,7 +3,7 @@
 
 use super::{bmc, bundle};
 use crate::api::Hq;
-use crate::args::{Site, Sticks};
+use crate::args::{Site, Sticks, Switch};
 use crate::error::{Failure, Outcome};
 use crate::output;
 use provisioning_catalogue::yaml;
@@ -18,12 +18,41 @@ pub async fn run(hq: &Hq, what: Site) -> Outcome<()> {
         Site::List { json } => list(hq, json).await,
         Site::Show { name, json } => show(hq, &name, json).await,
         Site::Bmc { name, slot, options } => bmc::run(hq, &name, slot, options).await,
+        Site::Drain { name, slot } => {
+            order(hq, Method::PUT, &format!("{name}/servers/{slot}/drain")).await?;
+            let other = slot.peer();
+            println!(
+                "the VMs of {name} go to server {other}, one after the other: each is shut down"
+            );
+            println!("on {slot} and started on {other}; see: forecourt site show {name}");
+            Ok(())
+        }
+        Site::Undrain { name, slot } => {
+            order(hq, Method::DELETE, &format!("{name}/servers/{slot}/drain")).await?;
+            println!("server {slot} of {name} may run VMs again");
+            Ok(())
+        }
+        Site::Rebalance { name, to: Switch::On } => {
+            order(hq, Method::PUT, &format!("{name}/rebalance")).await?;
+            println!("VMs of {name} go back to their home servers when both servers have been in");
+            println!("sync for ten minutes: each is shut down and started there");
+            Ok(())
+        }
+        Site::Rebalance { name, to: Switch::Off } => {
+            order(hq, Method::DELETE, &format!("{name}/rebalance")).await?;
+            println!("VMs of {name} stay where they are");
+            Ok(())
+        }
         Site::Claims { name, sticks, json } => {
             let path = format!("/v1/sites/{name}/claims");
             let codes: ClaimCodes = hq.write(Method::POST, &path, &serde_json::json!({})).await?;
             tell(hq, &codes, &sticks, json).await
         }
     }
+}
+
+async fn order(hq: &Hq, method: Method, what: &str) -> Outcome<()> {
+    hq.send_bytes(method, &format!("/v1/sites/{what}"), Vec::new()).await
 }
 
 async fn create(hq: &Hq, file: &Path, sticks: &Sticks, json: bool) -> Outcome<()> {
@@ -84,9 +113,11 @@ async fn show(hq: &Hq, name: &SiteName, json: bool) -> Outcome<()> {
         return output::json(&site);
     }
     println!("site {}, blueprint {}, revision {}", site.name, site.blueprint, site.revision);
+    println!("rebalancing {}", if site.rebalance { "on" } else { "off" });
     for server in &site.servers {
+        let drained = if site.drained == Some(server.slot) { ", drained" } else { "" };
         println!(
-            "server {}: {}, serial {}, heard {}",
+            "server {}: {}{drained}, serial {}, heard {}",
             server.slot,
             state(server),
             if server.serial.is_empty() { "unknown" } else { &server.serial },

@@ -68,6 +68,8 @@ pub async fn desired(
         vms,
         local_witness,
         peer_bmc,
+        drained: site.drained,
+        rebalance: site.rebalance,
     }))
 }
 

@@ -4,7 +4,7 @@
 use super::Tx;
 use super::blueprints::{decode, encode};
 use crate::clock::{signed, unsigned};
-use provisioning_protocol::ids::{BlueprintName, SiteName, VmName};
+use provisioning_protocol::ids::{BlueprintName, NodeSlot, SiteName, VmName};
 use provisioning_protocol::operator::NewSite;
 use provisioning_protocol::template::DiskSpec;
 use sqlx::SqliteConnection;
@@ -26,11 +26,16 @@ pub struct Site {
     pub revision: u64,
     /// Shared secret of the pair's replication handshakes.
     pub replication_secret: String,
+    /// The server that is to run no VM.
+    pub drained: Option<NodeSlot>,
+    /// Whether VMs go back to their homes.
+    pub rebalance: bool,
 }
 
-type Row = (String, String, String, i64, String);
+type Row = (String, String, String, i64, String, Option<String>, bool);
 
-const COLUMNS: &str = "name, blueprint, variables, revision, replication_secret";
+const COLUMNS: &str =
+    "name, blueprint, variables, revision, replication_secret, drained, rebalance";
 
 /// Stores a new site at revision 1; false if the name is taken.
 ///
@@ -91,6 +96,25 @@ pub async fn bump(tx: &mut Tx, name: &SiteName) -> Result<u64, sqlx::Error> {
     .fetch_one(&mut **tx)
     .await?;
     Ok(unsigned(revision))
+}
+
+/// Stores where the VMs of a site are to run.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn place(
+    tx: &mut Tx,
+    name: &SiteName,
+    drained: Option<NodeSlot>,
+    rebalance: bool,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE sites SET drained = $2, rebalance = $3 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(drained.map(|slot| slot.to_string()))
+        .bind(rebalance)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// Gives a VM its index and each of its disks a volume number, unless they have one. Numbers are
@@ -157,7 +181,7 @@ pub async fn numbers(
 }
 
 fn site(
-    (name, blueprint, variables, revision, replication_secret): Row,
+    (name, blueprint, variables, revision, replication_secret, drained, rebalance): Row,
 ) -> Result<Site, sqlx::Error> {
     Ok(Site {
         name: SiteName::new(name).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
@@ -165,6 +189,9 @@ fn site(
         variables: serde_json::from_str(&variables).map_err(decode)?,
         revision: unsigned(revision),
         replication_secret,
+        drained: drained
+            .and_then(|text| NodeSlot::BOTH.into_iter().find(|slot| slot.to_string() == text)),
+        rebalance,
     })
 }
 

@@ -5,6 +5,7 @@ mod blueprints;
 mod bmcs;
 mod claims;
 mod events;
+mod placement;
 mod reads;
 mod sites;
 mod variables;
@@ -27,6 +28,14 @@ pub fn routes() -> Router<App> {
         .route("/v1/sites/{site}/witness-box", put(witness_box::set).delete(witness_box::remove))
         .route("/v1/sites/{site}/servers/{slot}", delete(sites::retire))
         .route("/v1/sites/{site}/bmc/{slot}", put(bmcs::set).delete(bmcs::remove))
+        .route(
+            "/v1/sites/{site}/servers/{slot}/drain",
+            put(placement::drain).delete(placement::undrain),
+        )
+        .route(
+            "/v1/sites/{site}/rebalance",
+            put(placement::rebalance_on).delete(placement::rebalance_off),
+        )
         .route("/v1/templates", get(reads::templates))
         .route("/v1/owner-bundle", get(reads::owner_bundle))
         .route("/v1/events", get(events::list))

@@ -82,11 +82,7 @@ pub(super) async fn retire(
     Path((name, slot)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
     let site = known_name(&name)?;
-    let slot = match slot.as_str() {
-        "A" => NodeSlot::A,
-        "B" => NodeSlot::B,
-        other => return Err(Failure::not_found("slot", other)),
-    };
+    let slot = known_slot(&slot)?;
     let mut tx = app.db.write().await?;
     let Some(device) = devices::in_slot(&mut *tx, &site, slot).await? else {
         return Err(Failure::not_found("server", &format!("{name}/{slot}")));
@@ -101,6 +97,14 @@ pub(super) async fn retire(
     app.publish([event]);
     app.hub.site_changed(&site, revision);
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) fn known_slot(slot: &str) -> Answer<NodeSlot> {
+    match slot {
+        "A" => Ok(NodeSlot::A),
+        "B" => Ok(NodeSlot::B),
+        other => Err(Failure::not_found("slot", other)),
+    }
 }
 
 pub(super) fn known_name(name: &str) -> Answer<SiteName> {

@@ -37,6 +37,8 @@ pub async fn sites(app: &App, only: Option<&SiteName>) -> Result<Vec<SiteView>, 
             name: site.name,
             blueprint: site.blueprint,
             revision: site.revision,
+            drained: site.drained,
+            rebalance: site.rebalance,
         });
     }
     Ok(views)

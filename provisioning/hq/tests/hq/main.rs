@@ -8,6 +8,7 @@ mod agent;
 mod border;
 mod catalogue;
 mod enrol;
+mod placement;
 mod real_agent;
 mod sites;
 mod witness;

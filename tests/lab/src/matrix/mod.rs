@@ -5,6 +5,7 @@
 mod agents;
 mod disks;
 mod links;
+mod moves;
 mod power;
 mod records;
 mod round;
@@ -13,4 +14,4 @@ use crate::scenario::Scenario;
 
 /// All of them, in the order they run.
 pub const MATRIX: &[&[Scenario]] =
-    &[links::LINKS, power::POWER, agents::AGENTS, disks::DISKS, records::RECORDS];
+    &[links::LINKS, power::POWER, agents::AGENTS, disks::DISKS, records::RECORDS, moves::MOVES];
