@@ -57,7 +57,7 @@ pub struct DurableState {
     #[serde(rename = "override")]
     pub override_: bool,
     /// Whether this server, alone, had the peer switched off by its BMC (or was about to).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,
     /// The witness when last believed.
     pub last_seen: Option<WitnessMark>,

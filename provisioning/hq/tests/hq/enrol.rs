@@ -68,7 +68,8 @@ async fn the_certificate_names_the_device_alone_and_lives_90_days() {
         .expect("leaf");
     let names = leaf.subject_alternative_name().expect("readable").expect("there");
     let names: Vec<String> = names.value.general_names.iter().map(ToString::to_string).collect();
-    assert_eq!(names, [format!("URI(urn:uuid:{})", server.device_id)]);
+    let place = "URI(urn:forecourt:server:kassel:A)".to_owned();
+    assert_eq!(names, [format!("URI(urn:uuid:{})", server.device_id), place]);
     let days = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert_eq!(days / (24 * 3600), 91, "90 days and one of backdating");
     let usage = leaf.extended_key_usage().expect("readable").expect("there").value;
