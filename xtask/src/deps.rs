@@ -10,7 +10,8 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev", "make", "pkg-config"];
 /// Building libFuzzer, which comes as C++.
 pub const FUZZ: &[&str] = &["g++"];
 /// Running servers in the lab and in the demo.
-pub const LAB: &[&str] = &["qemu-system-x86", "ovmf", "mtools", "dosfstools", "util-linux"];
+pub const LAB: &[&str] =
+    &["qemu-system-x86", "ovmf", "mtools", "dosfstools", "util-linux", "openssl", "python3-venv"];
 /// Building the OS image: mkosi brings its own tools tree, made with these.
 pub const IMAGE: &[&str] = &["python3", "debian-archive-keyring", "apt", "zstd", "uidmap"];
 /// Building the example template.

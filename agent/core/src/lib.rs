@@ -268,7 +268,7 @@ impl Core {
                 self.desired_known = true;
                 self.vms.desired(list);
             }
-            Input::Placement(placement) => self.moves.placement = placement,
+            Input::Placement(placement) => self.moves.place(placement),
             Input::VolumesReady { vm, ready } => self.vms.ready(&vm, ready),
             Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
             Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),

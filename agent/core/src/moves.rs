@@ -56,6 +56,16 @@ pub(crate) struct Moves {
     put_off: BTreeMap<VmName, Millis>,
 }
 
+impl Moves {
+    /// What HQ says anew is tried anew.
+    pub fn place(&mut self, placement: Placement) {
+        if self.placement != placement {
+            self.put_off.clear();
+        }
+        self.placement = placement;
+    }
+}
+
 impl Core {
     pub(crate) fn track_moves(&mut self) {
         let now = self.now;

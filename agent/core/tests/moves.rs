@@ -188,3 +188,19 @@ fn a_state_of_before_there_were_moves_is_read_and_the_other_way_round() {
     assert!(state.moves.is_empty());
     assert_eq!(serde_json::to_value(&state).expect("plain data"), old, "an older agent reads it");
 }
+
+#[test]
+fn a_peer_that_could_not_take_a_vm_is_asked_again_when_hq_says_so_anew() {
+    let (mut rig, body) = source();
+    drain(&mut rig, ME);
+    hear_for(&mut rig, 35_000, &body);
+    assert!(rig.core.durable().moves.is_empty(), "the peer did not agree in time");
+    hear_for(&mut rig, 20_000, &body);
+    drain(&mut rig, ME);
+    hear_for(&mut rig, 1_000, &body);
+    assert!(rig.core.durable().moves.is_empty(), "nothing new was said");
+    rig.give(Input::Placement(Placement::default()));
+    drain(&mut rig, ME);
+    hear_for(&mut rig, 1_000, &body);
+    assert_eq!(rig.core.durable().moves, [(vm(), PEER)].into());
+}

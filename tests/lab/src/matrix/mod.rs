@@ -3,6 +3,7 @@
 //! `cargo xtask lab` runs it after the scenarios of each test run.
 
 mod agents;
+mod bmc;
 mod disks;
 mod links;
 mod moves;
@@ -13,5 +14,12 @@ mod round;
 use crate::scenario::Scenario;
 
 /// All of them, in the order they run.
-pub const MATRIX: &[&[Scenario]] =
-    &[links::LINKS, power::POWER, agents::AGENTS, disks::DISKS, records::RECORDS, moves::MOVES];
+pub const MATRIX: &[&[Scenario]] = &[
+    links::LINKS,
+    power::POWER,
+    agents::AGENTS,
+    disks::DISKS,
+    records::RECORDS,
+    bmc::BMC,
+    moves::MOVES,
+];

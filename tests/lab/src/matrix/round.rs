@@ -90,6 +90,11 @@ impl<'a> Round<'a> {
         self.writer.longest_gap_s(self.fault_s - IN_FLIGHT_S)
     }
 
+    /// Whether a write was acknowledged after this moment.
+    pub fn acked_after(&self, at_s: f64) -> bool {
+        self.writer.first_ack_after(at_s).is_some()
+    }
+
     /// For this long nothing is acknowledged by anybody.
     pub fn nobody_serves(&self, span: Duration) -> anyhow::Result<()> {
         let before = self.writer.acked();
