@@ -15,11 +15,11 @@ use crate::scenario::Scenario;
 
 /// All of them, in the order they run.
 pub const MATRIX: &[&[Scenario]] = &[
+    moves::MOVES,
+    bmc::BMC,
     links::LINKS,
     power::POWER,
     agents::AGENTS,
     disks::DISKS,
     records::RECORDS,
-    bmc::BMC,
-    moves::MOVES,
 ];
