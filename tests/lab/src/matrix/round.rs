@@ -19,8 +19,8 @@ const SERVING_LIMIT: Duration = Duration::from_secs(240);
 const COMPARE_LIMIT: Duration = Duration::from_secs(180);
 /// Acknowledgements that show that the VM serves.
 const ACKS: usize = 20;
-/// An acknowledgement this soon after a fault was on its way already.
-const IN_FLIGHT_S: f64 = 0.5;
+/// A fault is noted when its cause has returned: what it did may have begun this long before.
+const NOTED_LATE_S: f64 = 5.0;
 /// A VM that was not moved pauses for less than this; a takeover takes T_fence (25 s) and a boot.
 const STAYED_S: f64 = 24.0;
 
@@ -87,7 +87,7 @@ impl<'a> Round<'a> {
 
     /// The longest time without an acknowledgement since the fault.
     pub fn gap_s(&self) -> f64 {
-        self.writer.longest_gap_s(self.fault_s - IN_FLIGHT_S)
+        self.writer.longest_gap_s(self.fault_s - NOTED_LATE_S)
     }
 
     /// Whether a write was acknowledged after this moment.
