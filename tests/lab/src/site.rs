@@ -237,6 +237,14 @@ impl Site {
         Ok(self.timeline.note(VM, "page answers"))
     }
 
+    /// Starts both agents anew; their VMs run on.
+    pub fn restart_agents(&self) -> anyhow::Result<()> {
+        for server in [&self.a, &self.b] {
+            server.exec("systemctl restart forecourt-agent")?.ok()?;
+        }
+        Ok(())
+    }
+
     /// The server by its letter.
     pub fn server(&mut self, name: &str) -> &mut Server {
         if name == "a" { &mut self.a } else { &mut self.b }

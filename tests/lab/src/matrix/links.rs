@@ -7,7 +7,7 @@ use crate::scenario::Scenario;
 use crate::server::lan_mac;
 use crate::site::{Site, VM, is_paired};
 use anyhow::ensure;
-use provisioning_protocol::peer::Path;
+use provisioning_protocol::peer::{Path, PeerState};
 use std::time::Duration;
 
 pub const LINKS: &[Scenario] = &[
@@ -151,6 +151,8 @@ fn one_way_witness(site: &mut Site) -> anyhow::Result<()> {
     round.end()
 }
 
+/// The VM goes on each time; after the third loss the survivor keeps the other one up to date but
+/// counts on it no more (R12), until the agent starts anew or two hours have passed.
 fn flapping(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
     for _ in 0..3 {
@@ -161,6 +163,15 @@ fn flapping(site: &mut Site) -> anyhow::Result<()> {
         round.site.timeline.note("fault", "mended");
         std::thread::sleep(Duration::from_secs(8));
     }
+    round.stayed()?;
+    round.site.server(round.host).wait_status("the guard against flapping", MINUTE, |status| {
+        let pair = &status.server.pair;
+        let guarded = pair.state == PeerState::Solo && pair.cause.contains("again and again");
+        guarded.then_some(())
+    })?;
+    round.site.timeline.note("pair", "the other server is only kept up to date from now on");
+    round.nobody_rebooted()?;
+    round.site.restart_agents()?;
     round.end()
 }
 

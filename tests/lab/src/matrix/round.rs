@@ -40,9 +40,7 @@ impl<'a> Round<'a> {
     pub fn begin(site: &'a mut Site) -> anyhow::Result<Self> {
         // A site that goes through three losses within an hour is guarded against the next (R12); an
         // agent that starts anew has seen none.
-        for name in ["a", "b"] {
-            site.server(name).exec("systemctl restart forecourt-agent")?.ok()?;
-        }
+        site.restart_agents()?;
         site.wait_paired(PAIR_LIMIT)?;
         let host = site.host_of_vm()?;
         let other = if host == "a" { "b" } else { "a" };
