@@ -116,9 +116,12 @@ pub struct FuzzOptions {
 pub struct BenchOptions {
     /// What to measure.
     pub name: BenchName,
-    /// How often to repeat it.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub runs: u32,
+    /// How often to repeat it; 10 times for `failover`, else once, if not said.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: Option<u32>,
+    /// What is lost in `failover`, as in `wan-up,link-cut`; everything if not said.
+    #[arg(long, value_delimiter = ',')]
+    pub modes: Vec<String>,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -127,7 +130,7 @@ pub struct BenchOptions {
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchName {
-    /// Phases of a failover: detect, grant, promote, serving.
+    /// Phases of a failover, by what is lost: see `--modes`.
     Failover,
     /// Size, memory and boot time, against a stock Debian image.
     Image,

@@ -6,8 +6,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The packages whose binaries the image, the demo and the lab use.
-const PACKAGES: [&str; 5] =
-    ["agent-daemon", "agent-watchdog", "agent-console", "provisioning-hq", "provisioning-cli"];
+const PACKAGES: [&str; 6] = [
+    "agent-daemon",
+    "agent-watchdog",
+    "agent-console",
+    "provisioning-hq",
+    "provisioning-cli",
+    "provisioning-witness",
+];
 
 /// The cargo that runs this command.
 pub fn cargo() -> Command {

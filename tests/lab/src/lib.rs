@@ -37,4 +37,5 @@ pub mod site;
 pub mod stick;
 pub mod timeline;
 pub mod wait;
+pub mod witness_box;
 pub mod writer;

@@ -127,7 +127,7 @@ fn run_one(site: &mut Site, scenario: &Scenario, outcomes: &mut Vec<Outcome>) ->
 }
 
 /// After a failure: everything on and connected again, so that the next scenario has a chance.
-fn recover(site: &mut Site) -> bool {
+pub(crate) fn recover(site: &mut Site) -> bool {
     site.lan.heal_all();
     site.lan.unblock_all();
     site.cable.heal_all();

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Longest wait for one acknowledgement.
 const POST_LIMIT: Duration = Duration::from_secs(3);
+/// The first writer's numbers come after this one, the second's after twice this, and so on.
+const FIRST: u64 = 1_000_000;
 /// Between two entries, and between two tries.
 const PAUSE: Duration = Duration::from_millis(40);
 
@@ -46,6 +48,8 @@ pub struct Verdict {
     pub acked: usize,
     /// Those of them that are not on the page.
     pub lost: usize,
+    /// Lines of the page that no writer ever sent.
+    pub torn: usize,
 }
 
 impl Writer {
@@ -115,13 +119,15 @@ impl Drop for Writer {
 fn compare(acked: &[u64], page: &str) -> Verdict {
     let there: HashSet<u64> = page.lines().filter_map(|line| line.trim().parse().ok()).collect();
     let lost = acked.iter().filter(|entry| !there.contains(entry)).count();
-    Verdict { acked: acked.len(), lost }
+    let whole = |line: &&str| line.trim().parse::<u64>().is_ok_and(|n| n % FIRST != 0 && n > FIRST);
+    let torn = page.lines().filter(|line| !whole(line)).count();
+    Verdict { acked: acked.len(), lost, torn }
 }
 
 fn write(port: u16, timeline: &Timeline, ledger: &Mutex<Ledger>, stop: &AtomicBool) {
     // Writers of one run never write the same number.
     static WRITERS: AtomicU64 = AtomicU64::new(1);
-    let mut entry = WRITERS.fetch_add(1, Ordering::Relaxed) * 1_000_000;
+    let mut entry = WRITERS.fetch_add(1, Ordering::Relaxed) * FIRST;
     while !stop.load(Ordering::Relaxed) {
         // A try that fails may still have been written: the next one carries a new number, so that
         // an entry counts as acknowledged only if the answer to that very entry came.
@@ -146,9 +152,17 @@ mod tests {
 
     #[test]
     fn an_acknowledged_entry_that_is_not_there_is_lost() {
-        assert_eq!(compare(&[11, 12, 13], "11\n13\n14\n"), Verdict { acked: 3, lost: 1 });
-        assert_eq!(compare(&[11, 12, 13], ""), Verdict { acked: 3, lost: 3 });
-        // A torn last line is not the entry.
-        assert_eq!(compare(&[11, 12, 13], "11\n12\n1"), Verdict { acked: 3, lost: 1 });
+        let acked = [1_000_001, 1_000_002, 1_000_003];
+        let verdict = |lost, torn| Verdict { acked: 3, lost, torn };
+        assert_eq!(compare(&acked, "1000001\n1000003\n1000004\n"), verdict(1, 0));
+        assert_eq!(compare(&acked, ""), verdict(3, 0));
+    }
+
+    #[test]
+    fn a_torn_line_is_not_the_entry_and_is_counted() {
+        let acked = [1_000_001, 1_000_002, 2_000_003];
+        let verdict = |lost, torn| Verdict { acked: 3, lost, torn };
+        assert_eq!(compare(&acked, "1000001\n1000002\n20000"), verdict(1, 1));
+        assert_eq!(compare(&acked, "1000001\n1000002\n2000003\n\0\0\n2000000\n"), verdict(0, 2));
     }
 }

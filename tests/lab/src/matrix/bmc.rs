@@ -27,7 +27,7 @@ const HOOK: &str = "#!/bin/sh\n# SPDX-License-Identifier: Apache-2.0\ncd \"$(dir
     if [ \"$1\" = state ]; then echo look >> looks; cat state; else echo \"$1\" >> orders; fi\n";
 
 /// A BMC; it ends when dropped.
-struct Bmc {
+pub struct Bmc {
     folder: PathBuf,
     obeyed: usize,
     _service: Child,
@@ -35,7 +35,7 @@ struct Bmc {
 
 impl Bmc {
     /// Starts one for a server, and has HQ tell the other server of it.
-    fn fit(site: &Site, name: &str) -> anyhow::Result<Self> {
+    pub fn fit(site: &Site, name: &str) -> anyhow::Result<Self> {
         let folder = site.run.path().join(format!("bmc-{name}"));
         std::fs::create_dir_all(&folder)?;
         let hook = folder.join("hook");
@@ -68,14 +68,14 @@ impl Bmc {
     }
 
     /// Waits until the other server has asked it how its machine is.
-    fn wait_looked(&self) -> anyhow::Result<()> {
+    pub fn wait_looked(&self) -> anyhow::Result<()> {
         wait_for("the other server to look at the BMC", 2 * MINUTE, || {
             Ok(self.folder.join("looks").exists().then_some(()))
         })
     }
 
     /// Carries out orders that have come since.
-    fn obey(&mut self, site: &mut Site, name: &str) -> anyhow::Result<()> {
+    pub fn obey(&mut self, site: &mut Site, name: &str) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(self.folder.join("orders")).unwrap_or_default();
         for order in text.lines().skip(self.obeyed) {
             self.obeyed += 1;
@@ -92,7 +92,7 @@ impl Bmc {
         Ok(())
     }
 
-    fn remove(self, site: &Site, name: &str) -> anyhow::Result<()> {
+    pub fn remove(self, site: &Site, name: &str) -> anyhow::Result<()> {
         let slot = name.to_uppercase();
         site.hq.cli(&["site", "bmc", SITE, &slot, "--remove"]).map(drop)
     }

@@ -3,13 +3,13 @@
 //! `cargo xtask lab` runs it after the scenarios of each test run.
 
 mod agents;
-mod bmc;
+pub(crate) mod bmc;
 mod disks;
 mod links;
-mod moves;
+pub(crate) mod moves;
 mod power;
 mod records;
-mod round;
+pub(crate) mod round;
 
 use crate::scenario::Scenario;
 

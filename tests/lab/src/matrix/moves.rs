@@ -18,7 +18,22 @@ pub const MOVES: &[Scenario] = &[Scenario {
 
 fn drain(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
-    let (host, slot) = (round.host, round.host.to_uppercase());
+    let host = round.host;
+    drain_host(&mut round)?;
+    round.serves()?;
+    let gap_s = round.gap_s();
+    round.site.timeline.note(VM, format!("moved by a restart; out for {gap_s:.1} s"));
+    undrain(&round)?;
+    round.serves()?;
+    ensure!(round.site.host_of_vm()? != host, "the VM went back although rebalancing is off");
+    round.nobody_alone()?;
+    round.nobody_rebooted()?;
+    round.end()
+}
+
+/// Drains the VM's server and waits until both say that it is done.
+pub fn drain_host(round: &mut Round) -> anyhow::Result<()> {
+    let slot = round.host.to_uppercase();
     round.site.hq.cli(&["site", "drain", SITE, &slot])?;
     round.fault("drained");
     let words = format!("Server {slot} is drained.");
@@ -27,13 +42,11 @@ fn drain(site: &mut Site) -> anyhow::Result<()> {
             status.server.pair.cause.contains(&words).then_some(())
         })?;
     }
-    round.serves()?;
-    let gap_s = round.gap_s();
-    round.site.timeline.note(VM, format!("moved by a restart; out for {gap_s:.1} s"));
-    round.site.hq.cli(&["site", "undrain", SITE, &slot])?;
-    round.serves()?;
-    ensure!(round.site.host_of_vm()? != host, "the VM went back although rebalancing is off");
-    round.nobody_alone()?;
-    round.nobody_rebooted()?;
-    round.end()
+    Ok(())
+}
+
+/// Returns the drained server to service.
+pub fn undrain(round: &Round) -> anyhow::Result<()> {
+    let slot = round.host.to_uppercase();
+    round.site.hq.cli(&["site", "undrain", SITE, &slot]).map(drop)
 }

@@ -6,7 +6,7 @@ use crate::failover::{check_verdict, wait_acks};
 use crate::server::{BOOT_LIMIT, lan_mac};
 use crate::site::{Site, VM};
 use crate::wait::{wait_every, wait_for};
-use crate::writer::Writer;
+use crate::writer::{Verdict, Writer};
 use anyhow::{Context, bail, ensure};
 use std::time::Duration;
 
@@ -90,7 +90,12 @@ impl<'a> Round<'a> {
 
     /// Whether a write was acknowledged after this moment.
     pub fn acked_after(&self, at_s: f64) -> bool {
-        self.writer.first_ack_after(at_s).is_some()
+        self.first_ack_after(at_s).is_some()
+    }
+
+    /// When the first write after this moment was acknowledged.
+    pub fn first_ack_after(&self, at_s: f64) -> Option<f64> {
+        self.writer.first_ack_after(at_s)
     }
 
     /// For this long nothing is acknowledged by anybody.
@@ -155,6 +160,11 @@ impl<'a> Round<'a> {
         let newer = (0..2).any(|at| now_ms[at] > self.alone_ms[at]);
         ensure!(!newer, "a server went on alone");
         Ok(())
+    }
+
+    /// Stops the writer and compares the page with what it was promised.
+    pub fn finish(self) -> anyhow::Result<Verdict> {
+        self.writer.finish()
     }
 
     /// What must hold after every fault.

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The VM's server is drained: how long its customers wait.
+
+use super::sample::{Phases, Sample};
+use crate::matrix::moves::{drain_host, undrain};
+use crate::matrix::round::Round;
+use crate::site::Site;
+use anyhow::ensure;
+
+pub fn run(site: &mut Site) -> anyhow::Result<Sample> {
+    let mut round = Round::begin(site)?;
+    let start_s = round.site.timeline.now_s();
+    drain_host(&mut round)?;
+    let drained_s = round.site.timeline.now_s() - start_s;
+    round.serves()?;
+    let phases = Phases::from([("pause_s", round.gap_s()), ("drained_s", drained_s)]);
+    let end_s = round.site.timeline.now_s();
+    undrain(&round)?;
+    round.nobody_alone()?;
+    ensure!(round.site.host_of_vm()? == round.other, "the VM is not on the other server");
+    Sample::close(round, phases, end_s)
+}
