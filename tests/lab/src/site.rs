@@ -27,8 +27,8 @@ pub const VM: &str = "parts-counter";
 pub const VM_ADDRESS: &str = "10.0.2.100";
 /// HQ must be silent for 30 s before the tie-break moves, and is asked every 10 s.
 const TIE_LIMIT: Duration = Duration::from_secs(150);
-/// Memory of a server: the OS, and room for the example VM.
-const MEMORY_MIB: u32 = 2560;
+/// Memory of a server: the OS, and room for eight example VMs.
+const MEMORY_MIB: u32 = 3072;
 
 /// Everything a site is made of. Fields are public: a scenario reaches for what it needs.
 pub struct Site {
@@ -46,6 +46,33 @@ pub struct Site {
     pub page_port: u16,
     /// The claim codes, A's and B's.
     pub codes: [String; 2],
+}
+
+/// A VM of the lab's blueprint.
+#[derive(Debug, Clone)]
+pub struct PlannedVm {
+    pub name: String,
+    /// `A` or `B`; HQ's choice if not said.
+    pub home: Option<String>,
+    /// Its address on the LAN; the site's own value if not said.
+    pub address: Option<String>,
+}
+
+/// The lab's blueprint: these VMs, of the example template.
+#[must_use]
+pub fn blueprint_text(vms: &[PlannedVm]) -> String {
+    let mut text = "name: dealership\nvms:\n".to_owned();
+    for PlannedVm { name, home, address } in vms {
+        text += &format!("  - name: {name}\n    template: {{ name: {VM}, version: 1 }}\n");
+        if let Some(home) = home {
+            text += &format!("    home: {home}\n");
+        }
+        if let Some(address) = address {
+            let gateway = gateway::HOST_ADDRESS;
+            text += &format!("    variables: {{ ADDRESS: {address}/24, GATEWAY: {gateway} }}\n");
+        }
+    }
+    text
 }
 
 /// HQ with the example template published and the site defined, before any server.
@@ -88,12 +115,8 @@ impl Office {
     /// Defines the blueprint and the site; returns the claim codes.
     pub fn define_site(&self) -> anyhow::Result<[String; 2]> {
         let blueprint = self.run.path().join("blueprint.yaml");
-        std::fs::write(
-            &blueprint,
-            format!(
-                "name: dealership\nvms:\n  - name: {VM}\n    template: {{ name: {VM}, version: 1 }}\n"
-            ),
-        )?;
+        let vm = PlannedVm { name: VM.to_owned(), home: None, address: None };
+        std::fs::write(&blueprint, blueprint_text(&[vm]))?;
         let site = self.run.path().join("site.yaml");
         std::fs::write(
             &site,

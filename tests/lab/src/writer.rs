@@ -56,11 +56,17 @@ impl Writer {
     /// Starts to write to the page behind a loopback port.
     #[must_use]
     pub fn start(port: u16, timeline: &Timeline) -> Self {
+        Self::start_every(port, timeline, PAUSE)
+    }
+
+    /// Starts to write with a pause of one's own between two entries.
+    #[must_use]
+    pub fn start_every(port: u16, timeline: &Timeline, pause: Duration) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (book, flag) = (Arc::clone(&ledger), Arc::clone(&stop));
         let timeline = timeline.clone();
-        let thread = std::thread::spawn(move || write(port, &timeline, &book, &flag));
+        let thread = std::thread::spawn(move || write(port, &timeline, &book, &flag, pause));
         Self { port, ledger, stop, thread: Some(thread) }
     }
 
@@ -124,7 +130,13 @@ fn compare(acked: &[u64], page: &str) -> Verdict {
     Verdict { acked: acked.len(), lost, torn }
 }
 
-fn write(port: u16, timeline: &Timeline, ledger: &Mutex<Ledger>, stop: &AtomicBool) {
+fn write(
+    port: u16,
+    timeline: &Timeline,
+    ledger: &Mutex<Ledger>,
+    stop: &AtomicBool,
+    pause: Duration,
+) {
     // Writers of one run never write the same number.
     static WRITERS: AtomicU64 = AtomicU64::new(1);
     let mut entry = WRITERS.fetch_add(1, Ordering::Relaxed) * FIRST;
@@ -138,7 +150,7 @@ fn write(port: u16, timeline: &Timeline, ledger: &Mutex<Ledger>, stop: &AtomicBo
             }
             _ => lock(ledger).tries_failed += 1,
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

@@ -6,6 +6,7 @@ mod agents;
 pub(crate) mod bmc;
 mod disks;
 mod links;
+mod load;
 pub(crate) mod moves;
 mod power;
 mod records;
@@ -22,4 +23,5 @@ pub const MATRIX: &[&[Scenario]] = &[
     agents::AGENTS,
     disks::DISKS,
     records::RECORDS,
+    load::LOAD,
 ];

@@ -16,7 +16,7 @@ pub const PAIR_LIMIT: Duration = Duration::from_secs(300);
 /// From a fault to the page on the other server, as for a failover.
 const SERVING_LIMIT: Duration = Duration::from_secs(240);
 /// Comparing both copies block by block.
-const COMPARE_LIMIT: Duration = Duration::from_secs(180);
+const COMPARE_LIMIT: Duration = Duration::from_secs(600);
 /// Acknowledgements that show that the VM serves.
 const ACKS: usize = 20;
 /// A fault is noted when its cause has returned: what it did may have begun this long before.
