@@ -65,8 +65,29 @@ pub enum Effect {
         /// The VM.
         vm: VmName,
     },
-    /// Put away what `PrepareVm` loaded; never a VM that was started.
+    /// Have the same loaded, but so that it takes the memory of the VM from the other server under
+    /// a ticket of its own, which nothing had before; answer [`crate::Input::VmReceives`]. Replaces
+    /// what `PrepareVm` loaded, and the other way round.
+    ReceiveVm {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Put away what `PrepareVm` or `ReceiveVm` loaded; never a VM that was started.
     DiscardVm {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Send the memory of the running VM to the peer's QEMU of this ticket, stop its vCPUs for the
+    /// rest, and kill its QEMU once the peer has all of it. In all other cases it goes on here. Report
+    /// `VmState` if it is gone, then [`crate::Input::VmHanded`].
+    HandVm {
+        /// The VM.
+        vm: VmName,
+        /// Where to.
+        ticket: u64,
+    },
+    /// Call off the `HandVm` under way, at once: the VM goes on here unless it is gone already.
+    KeepVm {
         /// The VM.
         vm: VmName,
     },
@@ -74,6 +95,9 @@ pub enum Effect {
     StartVm {
         /// The VM.
         vm: VmName,
+        /// The ticket of the received memory to go on with. Without one, and if that memory is not
+        /// there whole, the VM boots.
+        resume: Option<u64>,
     },
     /// Shut the VM down (ACPI, then kill); report `VmState`.
     StopVm {

@@ -95,6 +95,22 @@ pub enum Input {
         /// Its state now.
         state: VmRun,
     },
+    /// `ReceiveVm` has ended.
+    VmReceives {
+        /// The VM.
+        vm: VmName,
+        /// Under which ticket its memory is waited for; `None` if it cannot be received live.
+        ticket: Option<u64>,
+    },
+    /// `HandVm` has ended.
+    VmHanded {
+        /// The VM.
+        vm: VmName,
+        /// The ticket of the effect.
+        ticket: u64,
+        /// Whether the peer has all of its memory, and its QEMU here was killed for it.
+        whole: bool,
+    },
     /// `Promote` has ended: all volumes of the VM are primary, or (after 5 s of retries) not.
     PromoteDone {
         /// The VM.

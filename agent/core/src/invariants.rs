@@ -29,7 +29,7 @@ impl Core {
             Effect::AnswerHelper { code, .. } if code.thaws() => {
                 assert!(self.solo_in_force(), "I2: exit 4 or 7 without a durable grant");
             }
-            Effect::Promote { vm } | Effect::StartVm { vm } => {
+            Effect::Promote { vm } | Effect::StartVm { vm, .. } => {
                 assert!(self.is_mine(vm), "I4: started what is not this server's");
                 assert_eq!(self.authority(), Authority::Full, "I2/I4: started without the right");
             }

@@ -53,6 +53,7 @@ mod config;
 mod declare;
 mod effect;
 mod flap;
+mod handover;
 mod input;
 mod invariants;
 mod local;
@@ -270,6 +271,17 @@ impl Core {
             }
             Input::Placement(placement) => self.moves.place(placement),
             Input::VolumesReady { vm, ready } => self.vms.ready(&vm, ready),
+            Input::VmReceives { vm, ticket } => {
+                if self.vms.get(&vm).is_some_and(vms::Vm::receiving) {
+                    self.moves.live.receives(vm, ticket);
+                }
+            }
+            Input::VmHanded { vm, ticket, whole } => {
+                if whole {
+                    self.vms.state(now, &vm, VmRun::Stopped, retry_ms);
+                }
+                self.moves.live.handed(vm, ticket, whole);
+            }
             Input::VmState { vm, state } => self.vms.state(now, &vm, state, retry_ms),
             Input::PromoteDone { vm, ok } => self.vms.promoted(now, &vm, ok, retry_ms),
             Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
@@ -322,6 +334,7 @@ impl Core {
     fn drive(&mut self, tick: bool) {
         self.drive_loser();
         self.answer_helpers();
+        self.drive_live();
         self.drive_vms();
         self.drive_standby();
         self.drive_paths();

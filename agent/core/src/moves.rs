@@ -16,6 +16,7 @@
 //! starts it again. From then on it is the destination's, and the source starts it only by the
 //! rules of a takeover (R6). Nobody ever starts what the other may still run.
 
+use crate::handover::Live;
 use crate::peer::PeerFacts;
 use crate::settle::Reason;
 use crate::state::{DurableState, Millis};
@@ -54,6 +55,7 @@ pub(crate) struct Moves {
     /// The move the peer has not agreed to yet, and since when.
     asked: Option<(VmName, Millis)>,
     put_off: BTreeMap<VmName, Millis>,
+    pub live: Live,
 }
 
 impl Moves {
@@ -118,9 +120,11 @@ impl Core {
         let mut state = self.durable.clone();
         state.owners.insert(name.clone(), me);
         state.moves.remove(&name);
+        self.moves.live.take(&name, body);
+        let how = if self.moves.live.resumes(&name) { "goes on" } else { "starts" };
         self.report(
             "moved",
-            format!("{name} has stopped on server {}; it starts here.", me.peer()),
+            format!("{name} has stopped on server {}; it {how} here.", me.peer()),
         );
         Some(state)
     }
@@ -145,7 +149,7 @@ impl Core {
         if owner != Some(me) {
             return owner.is_none() || body.owners.get(name) == Some(&to);
         }
-        if !self.is_away(name) {
+        if !self.is_away(name) && !self.moves.live.has_handed(name) {
             self.report("move_ended", format!("{name} stays on this server."));
             return true;
         }
@@ -178,7 +182,8 @@ impl Core {
         let name = self.durable.moves.keys().find(gone)?.clone();
         let mut state = self.durable.clone();
         state.owners.insert(name.clone(), to);
-        self.report("given", format!("{name} has stopped here; it starts on server {to}."));
+        let how = if self.moves.live.has_handed(&name) { "goes on" } else { "starts" };
+        self.report("given", format!("{name} has stopped here; it {how} on server {to}."));
         Some(state)
     }
 
@@ -253,12 +258,18 @@ impl Core {
     pub(crate) fn is_mine(&self, name: &VmName) -> bool {
         let me = self.me();
         let own = |state: &DurableState| state.owners.get(name) == Some(&me);
-        let leaving = self.mode == Mode::Pair
+        own(&self.durable)
+            && self.pending.as_ref().is_none_or(|next| own(&next.state))
+            && !self.is_leaving(name)
+    }
+
+    /// Whether both have it on disk that a VM leaves this server.
+    pub(crate) fn is_leaving(&self, name: &VmName) -> bool {
+        self.mode == Mode::Pair
             && self
                 .peer
                 .body(self.now, self.config.heard_ms)
-                .is_some_and(|body| self.agreed_to_leave(body, name));
-        own(&self.durable) && self.pending.as_ref().is_none_or(|next| own(&next.state)) && !leaving
+                .is_some_and(|body| self.agreed_to_leave(body, name))
     }
 
     /// What a person should know of a drain.

@@ -25,6 +25,7 @@ pub(crate) struct Gist {
     hears: (bool, bool),
     counts: (usize, usize),
     moves: (usize, usize),
+    live: (Option<Option<u64>>, Option<Option<u64>>),
     agreement: Option<(Epoch, bool)>,
 }
 
@@ -58,6 +59,7 @@ impl Core {
                 durable.moves.len(),
                 durable.owners.values().filter(|owner| **owner == self.me()).count(),
             ),
+            live: self.moves.live.gist(),
             counts: (self.vms.alive().count(), durable.owners.len()),
             agreement: self.agreement().map(|agree| (agree.epoch, agree.outdated)),
         }
@@ -65,6 +67,7 @@ impl Core {
 
     fn message(&self) -> PeerBody {
         let fresh = |at| self.now.since(at) < RECORD_FRESH_MS;
+        let (receives, handed) = self.moves.live.told();
         let witness = self.witness.answered_at().filter(|at| fresh(*at));
         PeerBody {
             epoch: self.durable.epoch,
@@ -86,6 +89,8 @@ impl Core {
             hq_lost: self.hq_lost(),
             local_witness: self.local_witness(),
             moves: self.durable.moves.clone(),
+            receives,
+            handed,
         }
     }
 

@@ -18,6 +18,15 @@ pub(crate) enum Role {
     Demoting,
 }
 
+/// What a QEMU without volumes was loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Load {
+    /// To boot the VM.
+    Boot,
+    /// To take its memory from the other server.
+    Receive,
+}
+
 /// One VM.
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct Vm {
@@ -28,7 +37,7 @@ pub(crate) struct Vm {
     starting: bool,
     tap_down: bool,
     /// Its QEMU is loaded, or is being, without volumes and with vCPUs stopped.
-    prepared: bool,
+    prepared: Option<Load>,
     /// When the last order was given that still waits for its effect.
     ordered_at: Option<Millis>,
     /// After a failure: not before this.
@@ -44,7 +53,7 @@ impl Vm {
             role: Role::Secondary,
             starting: false,
             tap_down: false,
-            prepared: false,
+            prepared: None,
             ordered_at: None,
             not_before: Millis(0),
         }
@@ -72,6 +81,11 @@ impl Vm {
 
     pub fn ready(&self) -> bool {
         self.ready
+    }
+
+    /// Whether a QEMU here waits for its memory, or will.
+    pub fn receiving(&self) -> bool {
+        self.prepared == Some(Load::Receive)
     }
 
     pub fn wish(&self) -> Option<&DesiredVm> {
@@ -246,17 +260,29 @@ impl Core {
         let me = self.me();
         for (name, vm) in &mut self.vms.all {
             let startable = vm.desired.is_some() && vm.ready && !vm.alive();
-            let soon = match self.durable.owners.get(name) {
-                Some(owner) if *owner == me => full && (vm.prepared || vm.role == Role::Promoting),
-                Some(_) => peer_silent || self.durable.moves.get(name) == Some(&me),
+            let owner = self.durable.owners.get(name);
+            let mine = owner == Some(&me);
+            let coming = self.durable.moves.get(name) == Some(&me);
+            let soon = match owner {
+                Some(_) if mine => full && (vm.prepared.is_some() || vm.role == Role::Promoting),
+                Some(_) => peer_silent || coming,
                 None => false,
             };
-            if startable && soon && !vm.prepared {
-                self.out.push(Effect::PrepareVm { vm: name.clone() });
-            } else if vm.prepared && !vm.alive() && !(startable && soon) {
-                self.out.push(Effect::DiscardVm { vm: name.clone() });
+            let live = self.mode == Mode::Pair
+                && if mine { self.moves.live.resumes(name) } else { coming };
+            let load = if live { Load::Receive } else { Load::Boot };
+            let wanted = (startable && soon).then_some(load);
+            if vm.prepared == wanted {
+                continue;
             }
-            vm.prepared = startable && soon;
+            match wanted {
+                Some(Load::Boot) => self.out.push(Effect::PrepareVm { vm: name.clone() }),
+                Some(Load::Receive) => self.out.push(Effect::ReceiveVm { vm: name.clone() }),
+                None if !vm.alive() => self.out.push(Effect::DiscardVm { vm: name.clone() }),
+                None => {}
+            }
+            self.moves.live.receives_no_more(name);
+            vm.prepared = wanted;
         }
     }
 
@@ -320,6 +346,9 @@ impl Core {
         let vm = self.vms.entry(name);
         let wanted = vm.desired.is_some() && mine;
         if !wanted && vm.here() {
+            if vm.run == VmRun::Running && !self.hand_over(name) {
+                return;
+            }
             return self.stop_vm(name);
         }
         if !wanted {
@@ -347,7 +376,8 @@ impl Core {
                 vm.starting = true;
                 vm.tap_down = false;
                 vm.ordered_at = Some(now);
-                self.out.push(Effect::StartVm { vm: name.clone() });
+                let resume = self.moves.live.start(name);
+                self.out.push(Effect::StartVm { vm: name.clone(), resume });
             }
             Role::Promoting | Role::Demoting => {}
         }

@@ -5,7 +5,7 @@ mod rig;
 
 use agent_core::{DurableState, Effect, Input, Placement, VmRun};
 use provisioning_protocol::ids::NodeSlot;
-use provisioning_protocol::peer::PeerBody;
+use provisioning_protocol::peer::{Handover, PeerBody};
 use rig::{ME, PEER, Rig, link, paired, peer, vm};
 
 /// The VM runs here; its home is the peer.
@@ -39,8 +39,10 @@ fn stops(rig: &mut Rig) -> bool {
     rig.orders().iter().any(|effect| matches!(effect, Effect::StopVm { .. }))
 }
 
+/// The peer takes it, but not live.
 fn agreed(body: &PeerBody) -> PeerBody {
-    PeerBody { moves: [(vm(), PEER)].into(), ..body.clone() }
+    let receives = Some(Handover { vm: vm(), ticket: None });
+    PeerBody { moves: [(vm(), PEER)].into(), receives, ..body.clone() }
 }
 
 #[test]
@@ -143,7 +145,7 @@ fn the_destination_starts_nothing_before_the_vm_is_its_own_on_both_disks() {
     hear_for(&mut rig, 1_000, &offer);
     assert_eq!(rig.core.durable().moves, [(vm(), ME)].into(), "agreed");
     let orders = rig.orders();
-    assert!(orders.iter().any(|effect| matches!(effect, Effect::PrepareVm { .. })));
+    assert!(orders.iter().any(|effect| matches!(effect, Effect::ReceiveVm { .. })));
     assert!(!orders.iter().any(|effect| matches!(effect, Effect::Promote { .. })), "{orders:?}");
     rig.disk_works = false;
     let given = PeerBody { owners: [(vm(), ME)].into(), running: [].into(), ..offer };

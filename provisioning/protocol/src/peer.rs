@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const PEER_PORT: u16 = 7411;
 /// TCP port on which a server offers template chunks to its peer, inside the tunnels.
 pub const PEER_CHUNK_PORT: u16 = 7412;
+/// TCP port on which a server receives the memory of a VM that moves live, inside the tunnels.
+pub const PEER_MEMORY_PORT: u16 = 7413;
+/// Longest [`MemoryOffer`], and answer to it, in bytes.
+pub const MEMORY_OFFER_BYTES_MAX: usize = 512;
 /// Longest datagram, in bytes.
 pub const PEER_BYTES_MAX: usize = 4096;
 
@@ -113,6 +117,33 @@ pub struct PeerBody {
     /// VMs on their way from one server to the other, and where they go, on the sender's disk.
     #[serde(default)]
     pub moves: BTreeMap<VmName, NodeSlot>,
+    /// The VM whose memory the sender is ready to receive, or cannot (no ticket).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receives: Option<Handover>,
+    /// The VM whose memory has gone over to the receiver whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed: Option<Handover>,
+}
+
+/// A VM on its way with its memory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Handover {
+    /// Which one.
+    pub vm: VmName,
+    /// The one stream it is about: made by the receiving server for each QEMU that waits for one.
+    pub ticket: Option<u64>,
+}
+
+/// What a server says first on a connection to [`PEER_MEMORY_PORT`]: one line of JSON. The answer
+/// is a line, `ok` or why not; after it follows what QEMU says to QEMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryOffer {
+    /// The site both belong to.
+    pub site: SiteName,
+    /// Whose memory comes.
+    pub vm: VmName,
+    /// For which QEMU.
+    pub ticket: u64,
 }
 
 /// A witness on site as one server knows it.

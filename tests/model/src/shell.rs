@@ -82,6 +82,8 @@ impl Site {
             | Effect::TapUp { .. }
             | Effect::PrepareVm { .. }
             | Effect::DiscardVm { .. } => {}
+            // Nobody orders a move here; the simulator does.
+            Effect::ReceiveVm { .. } | Effect::HandVm { .. } | Effect::KeepVm { .. } => {}
         }
     }
 

@@ -313,6 +313,7 @@ impl World {
             return self.fail(text);
         }
         let id = u32::try_from(self.fresh()).expect("few writes");
+        self.memory[vm] += 1;
         let vol = &mut self.nodes[node].vols[vm];
         vol.log.push(id);
         vol.waiting = Some(id);

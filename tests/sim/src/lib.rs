@@ -8,6 +8,7 @@ pub mod drbd;
 mod endings;
 mod faults;
 mod kernel;
+mod live;
 mod local;
 mod moves;
 mod net;

@@ -150,6 +150,7 @@ impl Sum {
         total.fenced += stats.fenced;
         total.evictions += stats.evictions;
         total.moves += stats.moves;
+        total.live += stats.live;
         total.yields += stats.yields;
         total.pairs += stats.pairs;
         total.faults += stats.faults;
@@ -228,7 +229,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         let result = serde_json::json!({
             "seeds": sum.seeds, "violations": failures.len(), "failing_seeds": failing,
             "states": total.steps, "faults": total.faults, "acked_writes": total.acked,
-            "solo": total.solos, "gave_way": total.yields, "paired": total.pairs, "takeovers": total.takeovers, "moves": total.moves, "evictions": total.evictions, "fenced": total.fenced,
+            "solo": total.solos, "gave_way": total.yields, "paired": total.pairs, "takeovers": total.takeovers, "moves": total.moves, "live_moves": total.live, "evictions": total.evictions, "fenced": total.fenced,
             "heal_ms_max": sum.heal_max, "failover_ms_max": sum.failover_max, "seconds": seconds,
         });
         println!("{result}");
@@ -241,7 +242,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         failures.len()
     );
     println!(
-        "{} faults, {} acknowledged writes, {} times alone, {} gave way, {} joins, {} takeovers, {} planned moves, {} evictions, {} switched off; \
+        "{} faults, {} acknowledged writes, {} times alone, {} gave way, {} joins, {} takeovers, {} planned moves ({} live), {} evictions, {} switched off; \
          longest: {} ms to a healthy pair, {} ms to the end of the last act",
         total.faults,
         total.acked,
@@ -250,6 +251,7 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         total.pairs,
         total.takeovers,
         total.moves,
+        total.live,
         total.evictions,
         total.fenced,
         sum.heal_max,

@@ -45,11 +45,13 @@ pub enum Mutation {
     BmcAsTie,
     /// A VM that is to move is said to have stopped while it runs on.
     FalseStop,
+    /// A VM goes on with whatever memory has come over.
+    StaleMemory,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ThawWithoutGrant,
         Self::SkipPersist,
         Self::IgnoreFence,
@@ -64,6 +66,7 @@ impl Mutation {
         Self::BmcLies,
         Self::BmcAsTie,
         Self::FalseStop,
+        Self::StaleMemory,
     ];
 }
 
@@ -118,6 +121,8 @@ pub struct Stats {
     pub fenced: u64,
     /// Times a VM was given to the other server by a planned move.
     pub moves: u64,
+    /// Times a VM went on with its memory on the other server.
+    pub live: u64,
     /// Evictions.
     pub evictions: u64,
     /// Faults caused.

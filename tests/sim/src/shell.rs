@@ -23,6 +23,10 @@ const WATCHDOG_MS: u64 = 10_000;
 impl World {
     fn later(&mut self, node: usize, low: u64, high: u64, what: Shell) {
         let delay = self.rng.range(low, high);
+        self.later_at(node, delay, what);
+    }
+
+    pub(crate) fn later_at(&mut self, node: usize, delay: u64, what: Shell) {
         let agent = self.nodes[node].agent;
         self.at(delay, Event::Shell { node, agent, what });
     }
@@ -59,9 +63,9 @@ impl World {
                 self.nodes[node].promote_ticket[vm] += 1;
                 self.later(node, 20, 60, Shell::Demote { vm });
             }
-            Effect::StartVm { vm } => {
+            Effect::StartVm { vm, resume } => {
                 let vm = self.vm_index(&vm);
-                self.later(node, 20, 800, Shell::Started { vm });
+                self.later(node, 20, 800, Shell::Started { vm, resume });
             }
             Effect::StopVm { vm } => {
                 let vm = self.vm_index(&vm);
@@ -110,10 +114,11 @@ impl World {
                 self.stats.pairs += u64::from(cause.code == "joined");
                 self.stats.moves += u64::from(cause.code == "given");
             }
-            Effect::TapDown { .. }
-            | Effect::TapUp { .. }
-            | Effect::PrepareVm { .. }
-            | Effect::DiscardVm { .. } => {}
+            Effect::ReceiveVm { vm } => self.receive_vm(node, &vm),
+            Effect::PrepareVm { vm } | Effect::DiscardVm { vm } => self.discard_vm(node, &vm),
+            Effect::HandVm { vm, ticket } => self.hand_vm(node, &vm, ticket),
+            Effect::KeepVm { vm } => self.keep_vm(node, &vm),
+            Effect::TapDown { .. } | Effect::TapUp { .. } => {}
         }
     }
 
@@ -154,7 +159,7 @@ impl World {
                 self.nodes[node].vols[vm].primary = false;
                 self.tell_vm(node, vm, |vm| Input::DemoteDone { vm, ok: true });
             }
-            Shell::Started { vm } => self.start_vm(node, vm),
+            Shell::Started { vm, resume } => self.start_vm(node, vm, resume),
             Shell::Stopped { vm } => {
                 // QEMU cannot end while a write of its guest has no answer.
                 let busy = self.nodes[node].vols.get(vm).is_some_and(|vol| vol.waiting.is_some());
@@ -164,6 +169,10 @@ impl World {
                 if self.nodes[node].runs[vm] != VmRun::Stopped {
                     self.set_run(node, vm, VmRun::Stopped);
                 }
+            }
+            // A stream under way ends first.
+            Shell::Pause { vm } if self.nodes[node].hands[vm].is_some() => {
+                self.later(node, 10, 30, Shell::Pause { vm });
             }
             Shell::Pause { vm } => {
                 if self.nodes[node].runs[vm] == VmRun::Running {
@@ -184,6 +193,10 @@ impl World {
                 let state = self.nodes[node].keeper.state();
                 self.feed(node, Input::WatchdogArmed(done.is_ok() && state != State::Idle));
             }
+            Shell::Receives { vm } => self.receives(node, vm),
+            Shell::Streamed { vm, ticket } => self.streamed(node, vm, ticket),
+            Shell::Handed { vm, ticket } => self.handed(node, vm, ticket),
+            Shell::Kept { vm } => self.kept(node, vm),
             Shell::Bmc(work) => self.bmc_work(node, work),
             Shell::Unreachable { request_id } => {
                 self.feed(node, Input::WitnessUnreachable { request_id });
@@ -191,20 +204,21 @@ impl World {
         }
     }
 
-    fn tell_vm(&mut self, node: usize, vm: usize, input: impl FnOnce(VmName) -> Input) {
+    pub(crate) fn tell_vm(&mut self, node: usize, vm: usize, input: impl FnOnce(VmName) -> Input) {
         let name = self.vms[vm].clone();
         self.feed(node, input(name));
     }
 
-    fn set_run(&mut self, node: usize, vm: usize, run: VmRun) {
+    pub(crate) fn set_run(&mut self, node: usize, vm: usize, run: VmRun) {
         self.nodes[node].runs[vm] = run;
         if run == VmRun::Running {
+            self.memory[vm] += 1;
             self.check_vcpus(vm);
         }
         self.tell_vm(node, vm, |vm| Input::VmState { vm, state: run });
     }
 
-    fn start_vm(&mut self, node: usize, vm: usize) {
+    fn start_vm(&mut self, node: usize, vm: usize, resume: Option<u64>) {
         if self.nodes[node].runs[vm] != VmRun::Stopped {
             return;
         }
@@ -214,6 +228,7 @@ impl World {
         if self.homes[vm] != slot(node) {
             self.stats.takeovers += 1;
         }
+        self.check_memory(node, vm, resume);
         self.nodes[node].first_io[vm] = true;
         self.set_run(node, vm, VmRun::Running);
     }
@@ -316,6 +331,7 @@ impl World {
             vol.power_loss();
         }
         let power = here.power;
+        self.forget_streams(node);
         if let Some(after) = back_after {
             self.at(after, Event::Boot { node, power });
         }
@@ -408,6 +424,7 @@ impl World {
         self.nodes[node].agent += 1;
         self.nodes[node].core = None;
         self.nodes[node].backlog = None;
+        self.forget_streams(node);
         self.note(|_| format!("** {} agent killed", slot(node)));
     }
 

@@ -4,6 +4,7 @@
 
 use crate::bmc::{self, Bmc, Work};
 use crate::drbd::Vol;
+use crate::live::{Hand, Incoming};
 use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
 use crate::rng::Rng;
@@ -92,7 +93,7 @@ pub(crate) enum Shell {
     Persisted { token: u64, state: Option<Box<DurableState>> },
     PromoteTry { vm: usize, until: u64, ticket: u32 },
     Demote { vm: usize },
-    Started { vm: usize },
+    Started { vm: usize, resume: Option<u64> },
     Stopped { vm: usize },
     Pause { vm: usize },
     Resume { vm: usize },
@@ -103,6 +104,10 @@ pub(crate) enum Shell {
     AnswerHelper { helper: u64, code: u8 },
     Unreachable { request_id: u64 },
     Bmc(Work),
+    Receives { vm: usize },
+    Streamed { vm: usize, ticket: u64 },
+    Handed { vm: usize, ticket: u64 },
+    Kept { vm: usize },
 }
 
 /// A link that a fault broke for a while.
@@ -166,6 +171,9 @@ pub(crate) struct Node {
     pub runs: Vec<VmRun>,
     pub first_io: Vec<bool>,
     pub promote_ticket: Vec<u32>,
+    /// QEMUs that wait for a VM's memory, and streams of it to the peer.
+    pub incoming: Vec<Option<Incoming>>,
+    pub hands: Vec<Option<Hand>>,
     pub helpers: Vec<Helper>,
     pub told_link: Option<LinkSummary>,
     pub bmc: Bmc,
@@ -200,6 +208,8 @@ pub(crate) struct World {
     pub forgot: Option<Memory>,
     pub loss: u64,
     pub acked: Vec<Vec<u32>>,
+    /// What each VM has in memory: changes with all it does.
+    pub memory: Vec<u64>,
     pub next_id: u64,
     pub quiet: bool,
     /// Where VMs are to run, as HQ has it, and what draws the orders.
@@ -252,6 +262,8 @@ impl Node {
             runs: vec![VmRun::Stopped; vms],
             first_io: vec![false; vms],
             promote_ticket: vec![0; vms],
+            incoming: vec![None; vms],
+            hands: vec![None; vms],
             helpers: Vec::new(),
             told_link: None,
             bmc: Bmc::new(),
@@ -304,6 +316,7 @@ impl World {
             forgot: None,
             loss,
             acked: vec![Vec::new(); count],
+            memory: vec![0; count],
             next_id: 1,
             quiet: false,
             placement: Placement::default(),

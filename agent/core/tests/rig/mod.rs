@@ -63,6 +63,8 @@ pub fn peer() -> PeerBody {
         hq_lost: false,
         local_witness: LocalWitness::None,
         moves: [].into(),
+        receives: None,
+        handed: None,
     }
 }
 
