@@ -122,10 +122,7 @@ impl Core {
         state.moves.remove(&name);
         self.moves.live.take(&name, body);
         let how = if self.moves.live.resumes(&name) { "goes on" } else { "starts" };
-        self.report(
-            "moved",
-            format!("{name} has stopped on server {}; it {how} here.", me.peer()),
-        );
+        self.report("moved", format!("{name} has stopped on server {}; it {how} here.", me.peer()));
         Some(state)
     }
 

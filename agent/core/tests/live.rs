@@ -84,8 +84,7 @@ fn the_memory_goes_first_and_the_source_vouches_for_it_when_it_is_over() {
     assert!(hands(&mut rig));
     hear_for(&mut rig, 60_000, &body);
     let orders = rig.orders();
-    let others =
-        |effect: &Effect| matches!(effect, Effect::HandVm { .. } | Effect::StopVm { .. });
+    let others = |effect: &Effect| matches!(effect, Effect::HandVm { .. } | Effect::StopVm { .. });
     assert!(!orders.iter().any(others), "it takes its time");
     rig.give(Input::VmHanded { vm: vm(), ticket: 7, whole: true });
     assert!(rig.orders().contains(&Effect::Demote { vm: vm() }));

@@ -16,6 +16,7 @@ use crate::pair::start::{PairParts, reset, start};
 use crate::paths::Paths;
 use crate::peer::chunks::Shelf;
 use crate::peer::link::{Ends, PeerLink};
+use crate::peer::memory::MemoryLink;
 use crate::run::{Glue, Pulse};
 use crate::status::{Concern, Hub};
 use crate::templates::counters::Ledger;
@@ -87,6 +88,7 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         witness,
         power: Arc::new(bmc.clone()),
         link: PeerLink::new(record.site.clone(), slot, boot, &in_tunnels(slot)),
+        memory: MemoryLink::in_tunnels(record.site.clone(), slot),
         hub: hub.clone(),
         pulse,
         reset,
@@ -144,7 +146,8 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     }
 }
 
-fn random() -> Result<u64, KeyError> {
+/// A number nothing had before.
+pub(crate) fn random() -> Result<u64, KeyError> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Crypto("give random bytes"))?;
     // JSON numbers of other languages are exact up to 2^53.

@@ -11,6 +11,7 @@ use agent_daemon::pair::executor::WitnessPort;
 use agent_daemon::pair::start::{Pair, PairParts, start};
 use agent_daemon::paths::Paths;
 use agent_daemon::peer::link::{Ends, PeerLink};
+use agent_daemon::peer::memory::MemoryLink;
 use agent_daemon::run::{Glue, Pulse};
 use agent_daemon::status::Hub;
 use agent_daemon::status::hub::Fixed;
@@ -88,6 +89,8 @@ struct Server {
     replication: FakeReplication,
     vms: FakeVms,
     network: FakeNetwork,
+    /// Where memory arrives, here and there.
+    memory: (SocketAddr, SocketAddr),
     ends: [(Path, Ends); 2],
 }
 
@@ -119,9 +122,13 @@ fn servers() -> (Server, Server) {
     // All at once, or two could be the same.
     let free = [(); 4].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let [a1, a2, b1, b2] = free.map(|socket| socket.local_addr().unwrap());
+    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [a3, b3] = free.map(|socket| socket.local_addr().unwrap());
+    let memory = |slot| if slot == NodeSlot::A { (a3, b3) } else { (b3, a3) };
     let server = |slot, cable: (SocketAddr, SocketAddr), lan: (SocketAddr, SocketAddr)| Server {
         power: None,
         slot,
+        memory: memory(slot),
         dir: tempfile::tempdir().unwrap(),
         replication: FakeReplication::default(),
         vms: FakeVms::default(),
@@ -250,7 +257,8 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
             registry: registry.clone(),
             witness: witness.clone(),
             power,
-            link: PeerLink::new(site, server.slot, nonce, &server.ends),
+            link: PeerLink::new(site.clone(), server.slot, nonce, &server.ends),
+            memory: MemoryLink::new(site, vec![server.memory]),
             hub: hub.clone(),
             pulse: Pulse::default(),
             reset: || panic!("the core ordered a reset"),
@@ -374,11 +382,11 @@ fn a_drained_server_hands_its_vm_over_and_gets_it_back() {
     place(both, Placement { drained: Some(NodeSlot::A), rebalance: false });
     wait("the VM on B", &both, || b.vms.launches().len() == 1);
     let calls = a.vms.calls();
-    assert_eq!(calls.last().map(String::as_str), Some("stop till"), "{calls:?}");
+    assert_eq!(calls.last().map(String::as_str), Some("hand till"), "{calls:?}");
     let calls = a.replication.calls();
     assert_eq!(calls.last().map(String::as_str), Some("secondary 0"), "{calls:?}");
     let calls = b.vms.calls();
-    assert_eq!(calls, ["prepare till", "start till"], "loaded while the other one stopped");
+    assert_eq!(calls, ["prepare till", "receive till", "go on till"], "it never stopped");
     wait("the end of the drain", &both, || {
         let cause = |agent: &Agent| agent.hub.server().pair.cause;
         both.iter().all(|agent| cause(agent).ends_with("Server A is drained."))
@@ -386,6 +394,22 @@ fn a_drained_server_hands_its_vm_over_and_gets_it_back() {
     place(both, Placement { drained: None, rebalance: true });
     wait("the VM at home", &both, || a.vms.launches().len() == 2);
     assert_eq!(b.vms.launches().len(), 1);
+    agent_a.kill();
+    agent_b.kill();
+}
+
+#[test]
+fn a_vm_whose_memory_does_not_get_over_is_moved_by_restart() {
+    let ((a, b), witness) = (servers(), witness());
+    a.vms.break_streams(true);
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    let both = [&agent_a, &agent_b];
+    place(both, Placement { drained: Some(NodeSlot::A), rebalance: false });
+    wait("the VM on B", &both, || b.vms.launches().len() == 1);
+    let calls = a.vms.calls();
+    assert!(calls.ends_with(&["hand till".into(), "stop till".into()]), "{calls:?}");
+    let calls = b.vms.calls();
+    assert_eq!(calls.last().map(String::as_str), Some("start till"), "not with half a memory");
     agent_a.kill();
     agent_b.kill();
 }

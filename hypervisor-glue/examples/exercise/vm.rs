@@ -66,9 +66,9 @@ pub async fn run(system: &str, data: &str) -> anyhow::Result<()> {
     step("discard", vms.discard(&name)).await?;
     ensure!(vms.state(&name).await? == VmState::Absent, "{:?}", vms.state(&name).await?);
     step("prepare again", vms.prepare(&launch)).await?;
-    let started = step("start", vms.start(&launch)).await?;
+    let started = step("start", vms.start(&launch, None)).await?;
     step("discard nothing", vms.discard(&name)).await?;
-    ensure!(vms.start(&launch).await.is_err(), "it was started twice");
+    ensure!(vms.start(&launch, None).await.is_err(), "it was started twice");
     let status = std::fs::read_to_string(format!("/proc/{}/status", started.pid))?;
     for key in ["Uid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"] {
         println!("     {}", status.lines().find(|line| line.starts_with(key)).unwrap_or(key));
@@ -90,7 +90,7 @@ pub async fn run(system: &str, data: &str) -> anyhow::Result<()> {
     let ended = step("stop", later.stop(&name, Duration::from_secs(60))).await?;
     ensure!(ended == StopOutcome::Clean, "{ended:?}");
     ensure!(later.state(&name).await? == VmState::Absent, "it lives");
-    step("start again", later.start(&launch)).await?;
+    step("start again", later.start(&launch, None)).await?;
     step("kill", later.kill(&name)).await?;
     ensure!(later.stop(&name, Duration::from_secs(1)).await? == StopOutcome::WasAbsent, "lives");
     until("no VM is left", 5, || async { Ok(later.running().await?.is_empty()) }).await

@@ -8,6 +8,12 @@ use provisioning_protocol::ids::VmName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// What a running VM has in memory.
+const MEMORY: &[u8] = b"till";
 
 /// [`Vms`] in memory.
 #[derive(Clone, Default)]
@@ -19,6 +25,9 @@ pub struct FakeVms {
 struct State {
     running: BTreeMap<VmName, Running>,
     prepared: BTreeSet<VmName>,
+    /// Tickets of QEMUs that wait for memory, and what has come.
+    receiving: BTreeMap<VmName, (u64, Vec<u8>)>,
+    break_streams: bool,
     launches: Vec<VmLaunch>,
     calls: Vec<String>,
     refuse_start: Option<String>,
@@ -51,6 +60,11 @@ impl FakeVms {
     /// Lets starts fail with this reason, or succeed again.
     pub fn refuse_start(&self, reason: Option<&str>) {
         self.state().refuse_start = reason.map(str::to_owned);
+    }
+
+    /// Lets streams of memory break half way, or not.
+    pub fn break_streams(&self, broken: bool) {
+        self.state().break_streams = broken;
     }
 
     /// Lets guests ignore the power button.
@@ -97,20 +111,66 @@ impl Vms for FakeVms {
             let operation = format!("prepare VM {}", launch.name);
             return Err(GlueError::refused(operation, "it runs here already"));
         }
+        state.receiving.remove(&launch.name);
         state.prepared.insert(launch.name.clone());
         Ok(())
+    }
+
+    async fn receive(&self, launch: &VmLaunch, ticket: u64) -> Result<()> {
+        self.prepare(launch).await?;
+        let mut state = self.state();
+        state.calls.push(format!("receive {}", launch.name));
+        state.receiving.insert(launch.name.clone(), (ticket, Vec::new()));
+        Ok(())
+    }
+
+    async fn fill(&self, vm: &VmName, ticket: u64, mut wire: TcpStream) -> Result<()> {
+        let mut memory = Vec::new();
+        let lost = |err| GlueError::file("read", std::path::Path::new("the wire"), err);
+        (&mut wire).take(MEMORY.len() as u64).read_to_end(&mut memory).await.map_err(lost)?;
+        if let Some(waits) = self.state().receiving.get_mut(vm).filter(|it| it.0 == ticket) {
+            waits.1.clone_from(&memory);
+        }
+        // The way back: all of it is here.
+        let answer = [u8::from(memory == MEMORY)];
+        wire.write_all(&answer).await.map_err(lost)
+    }
+
+    async fn hand(
+        &self,
+        vm: &VmName,
+        mut wire: TcpStream,
+        _off: watch::Receiver<bool>,
+    ) -> Result<bool> {
+        self.change("hand", vm, |_| ())?;
+        let broken = self.state().break_streams;
+        let sent = if broken { &MEMORY[..1] } else { MEMORY };
+        let lost = |err| GlueError::file("write", std::path::Path::new("the wire"), err);
+        wire.write_all(sent).await.map_err(lost)?;
+        wire.shutdown().await.map_err(lost)?;
+        let mut answer = [0];
+        let whole = wire.read_exact(&mut answer).await.is_ok() && answer == [1];
+        if whole {
+            self.state().running.remove(vm);
+        }
+        Ok(whole)
     }
 
     async fn discard(&self, vm: &VmName) -> Result<()> {
         let mut state = self.state();
         state.calls.push(format!("discard {vm}"));
+        state.receiving.remove(vm);
         state.prepared.remove(vm);
         Ok(())
     }
 
-    async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
+    async fn start(&self, launch: &VmLaunch, resume: Option<u64>) -> Result<RunningVm> {
         let mut state = self.state();
-        state.calls.push(format!("start {}", launch.name));
+        let received = state.receiving.remove(&launch.name);
+        let whole =
+            received.is_some_and(|(ticket, memory)| Some(ticket) == resume && memory == MEMORY);
+        let call = if whole { "go on" } else { "start" };
+        state.calls.push(format!("{call} {}", launch.name));
         let operation = format!("start VM {}", launch.name);
         if let Some(reason) = &state.refuse_start {
             return Err(GlueError::refused(operation, reason.clone()));

@@ -4,6 +4,7 @@
 mod disks;
 mod fake;
 mod halt;
+mod live;
 mod probe;
 mod qemu;
 mod qmp;
@@ -26,6 +27,8 @@ use provisioning_protocol::template::{CpuModel, GuestFirmware};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 /// How guests are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,7 +110,7 @@ pub enum VmState {
     Absent,
     /// Its vCPUs run.
     Running,
-    /// Loaded by [`Vms::prepare`], never started.
+    /// Loaded by [`Vms::prepare`] or [`Vms::receive`], never started.
     Prepared,
     /// Its vCPUs do not run; QEMU's word for why.
     Stopped(String),
@@ -148,12 +151,26 @@ pub trait Vms: Send + Sync {
     /// that a failover does not wait for it. Refused if the VM runs here.
     async fn prepare(&self, launch: &VmLaunch) -> Result<()>;
 
-    /// Ends what [`Vms::prepare`] loaded. Nothing if the VM was started since, or never prepared.
+    /// Loads QEMU in the same way, but waiting for the VM's memory under a ticket that nothing had
+    /// before. Replaces what was prepared. Refused if the VM runs here.
+    async fn receive(&self, launch: &VmLaunch, ticket: u64) -> Result<()>;
+
+    /// Gives the QEMU that waits under this ticket the memory that comes by `wire`; returns when the
+    /// other end hangs up. Whether it was whole shows at the start.
+    async fn fill(&self, vm: &VmName, ticket: u64, wire: TcpStream) -> Result<()>;
+
+    /// Sends the memory of a running VM away by `wire`. `true`: the other end has all of it, and the
+    /// QEMU here was killed. In all other cases, as when `off` becomes true, the VM goes on here, or,
+    /// if it cannot, was stopped as a process.
+    async fn hand(&self, vm: &VmName, wire: TcpStream, off: watch::Receiver<bool>) -> Result<bool>;
+
+    /// Ends what [`Vms::prepare`] or [`Vms::receive`] loaded. Nothing if the VM was started since, or never prepared.
     async fn discard(&self, vm: &VmName) -> Result<()>;
 
     /// Loads QEMU unless it was prepared for the same launch, gives it its volumes and lets its
-    /// vCPUs run. Refused if the VM runs here.
-    async fn start(&self, launch: &VmLaunch) -> Result<RunningVm>;
+    /// vCPUs run. With a ticket the VM goes on with the memory received under it, if that is here
+    /// and whole; otherwise it boots. Refused if the VM runs here.
+    async fn start(&self, launch: &VmLaunch, resume: Option<u64>) -> Result<RunningVm>;
 
     /// All VMs with a QEMU here, also those started or prepared by an earlier agent.
     async fn running(&self) -> Result<Vec<RunningVm>>;

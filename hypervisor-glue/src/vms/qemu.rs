@@ -23,6 +23,8 @@ pub(super) struct Places<'a> {
     /// OVMF's variables, for a UEFI guest.
     pub vars: &'a Path,
     pub vhost: bool,
+    /// Whether its memory comes from elsewhere.
+    pub receives: bool,
 }
 
 /// The whole command line, program first: vCPUs stopped, a placeholder of `sizes[i]` bytes for
@@ -61,6 +63,9 @@ pub(super) fn command_line(launch: &VmLaunch, sizes: &[u64], places: &Places<'_>
         );
         let mac = mac(&launch.site, launch.index, nic);
         line.add("-device", format!("virtio-net-pci,netdev=net{nic},mac={mac},romfile="));
+    }
+    if places.receives {
+        line.add("-incoming", "defer".to_owned());
     }
     line.0
 }
@@ -178,6 +183,7 @@ mod tests {
             seed: Path::new("/run/s"),
             vars: Path::new("/var/v"),
             vhost: false,
+            receives: false,
         };
         command_line(launch, &[1 << 20, 2 << 20], &places).join(" ")
     }

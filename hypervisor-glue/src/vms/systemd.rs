@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy};
 
@@ -58,6 +60,8 @@ struct Loaded {
     launch: VmLaunch,
     /// Bytes of each disk.
     sizes: Vec<u64>,
+    /// The ticket of the memory it waits for.
+    ticket: Option<u64>,
 }
 
 impl SystemdVms {
@@ -89,16 +93,38 @@ impl SystemdVms {
         })
     }
 
-    fn qmp_socket(&self, vm: &VmName) -> PathBuf {
-        self.run.join(runtime_dir(vm)).join("qmp.sock")
+    pub(super) fn socket(&self, vm: &VmName, name: &str) -> PathBuf {
+        self.run.join(runtime_dir(vm)).join(name)
     }
 
-    async fn qmp(&self, vm: &VmName) -> Result<Qmp> {
+    fn qmp_socket(&self, vm: &VmName) -> PathBuf {
+        self.socket(vm, "qmp.sock")
+    }
+
+    /// There while a VM's QEMU waits for its memory or has it, and was not started.
+    fn receiving_file(&self, vm: &VmName) -> PathBuf {
+        self.run.join("forecourt/vm-receiving").join(vm.as_str())
+    }
+
+    fn mark_receiving(&self, vm: &VmName, receiving: bool) -> Result<()> {
+        let file = self.receiving_file(vm);
+        let made = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let done = match receiving {
+            true => made.and_then(|()| std::fs::write(&file, [])),
+            false => match std::fs::remove_file(&file) {
+                Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(err),
+                _ => Ok(()),
+            },
+        };
+        done.map_err(|err| GlueError::file("write", &file, err))
+    }
+
+    pub(super) async fn qmp(&self, vm: &VmName) -> Result<Qmp> {
         Qmp::connect(&self.qmp_socket(vm), QMP_LIMIT).await
     }
 
     /// QEMU's process id, while the unit is there and not on its way out.
-    async fn main_pid(&self, vm: &VmName) -> Result<Option<u32>> {
+    pub(super) async fn main_pid(&self, vm: &VmName) -> Result<Option<u32>> {
         // GetUnit answers only for what is loaded; collected units are gone.
         let Ok(path) = self.manager.get_unit(unit_name(vm)).await else { return Ok(None) };
         let operation = format!("ask for {}", unit_name(vm));
@@ -215,9 +241,14 @@ impl SystemdVms {
     }
 
     /// Has a QEMU loaded for exactly this launch.
-    async fn load(&self, launch: &VmLaunch, loaded: &mut Option<Loaded>) -> Result<RunningVm> {
+    async fn load(
+        &self,
+        launch: &VmLaunch,
+        ticket: Option<u64>,
+        loaded: &mut Option<Loaded>,
+    ) -> Result<RunningVm> {
         let name = &launch.name;
-        let wanted = Loaded { launch: launch.clone(), sizes: disks::sizes(&launch.disks)? };
+        let wanted = Loaded { launch: launch.clone(), sizes: disks::sizes(&launch.disks)?, ticket };
         if let Some(pid) = self.main_pid(name).await? {
             match self.state(name).await? {
                 VmState::Prepared if loaded.as_ref() == Some(&wanted) => {
@@ -231,16 +262,20 @@ impl SystemdVms {
             }
         }
         *loaded = None;
-        let properties = self.unit(launch, &wanted.sizes)?;
+        let properties = self.unit(launch, &wanted)?;
         self.remember_index(launch)?;
+        self.mark_receiving(name, ticket.is_some())?;
         taps::create(&*self.runner, BRIDGE, launch.index, launch.nics).await?;
         self.start_unit(launch, properties).await?;
         let running = self.answers(name).await?;
+        if ticket.is_some() {
+            self.open_to_memory(name).await?;
+        }
         *loaded = Some(wanted);
         Ok(running)
     }
 
-    fn unit(&self, launch: &VmLaunch, sizes: &[u64]) -> Result<Properties> {
+    fn unit(&self, launch: &VmLaunch, wanted: &Loaded) -> Result<Properties> {
         let refuse = |reason| GlueError::refused(format!("start VM {}", launch.name), reason);
         let seed = seed::disk(&launch.seed).map_err(refuse)?;
         let vars = self.firmware_variables(launch)?;
@@ -251,9 +286,10 @@ impl SystemdVms {
             seed: &self.credentials.join(unit_name(&launch.name)).join(SEED),
             vars: &vars,
             vhost,
+            receives: wanted.ticket.is_some(),
         };
         let grant = Grant {
-            command: command_line(launch, sizes, &places),
+            command: command_line(launch, &wanted.sizes, &places),
             seed,
             runtime_dir: &runtime_dir(&launch.name),
             state_dir: &state_dir(&launch.name),
@@ -263,9 +299,10 @@ impl SystemdVms {
     }
 
     /// Gives a loaded QEMU its volumes and lets its vCPUs run.
-    async fn release(&self, launch: &VmLaunch) -> Result<()> {
+    pub(super) async fn release(&self, launch: &VmLaunch) -> Result<()> {
         let mut qmp = self.qmp(&launch.name).await?;
         disks::hand_over(&mut qmp, &launch.disks).await?;
+        self.mark_receiving(&launch.name, false)?;
         qmp.execute("cont", None).await.map(drop)
     }
 
@@ -275,7 +312,7 @@ impl SystemdVms {
     }
 
     /// Stops QEMU as a process, and waits until it stands still.
-    async fn halt(&self, vm: &VmName) -> Result<()> {
+    pub(super) async fn halt(&self, vm: &VmName) -> Result<()> {
         let Some(pid) = self.main_pid(vm).await? else {
             return Err(GlueError::refused(format!("pause VM {vm}"), "it does not run here"));
         };
@@ -330,7 +367,7 @@ fn bus(operation: &str, err: &zbus::Error) -> GlueError {
 fn state_of(status: &Value) -> VmState {
     match status.get("status").and_then(Value::as_str) {
         Some("running") => VmState::Running,
-        Some("prelaunch") => VmState::Prepared,
+        Some("prelaunch" | "inmigrate") => VmState::Prepared,
         Some(other) => VmState::Stopped(other.chars().take(40).collect()),
         None => VmState::Silent,
     }
@@ -354,9 +391,30 @@ impl Vms for SystemdVms {
 
     async fn prepare(&self, launch: &VmLaunch) -> Result<()> {
         let load = self.load_of(&launch.name);
-        let running = self.load(launch, &mut *load.lock().await).await?;
+        let running = self.load(launch, None, &mut *load.lock().await).await?;
         tracing::info!(vm = %launch.name, pid = running.pid, "VM prepared");
         Ok(())
+    }
+
+    async fn receive(&self, launch: &VmLaunch, ticket: u64) -> Result<()> {
+        let load = self.load_of(&launch.name);
+        let running = self.load(launch, Some(ticket), &mut *load.lock().await).await?;
+        tracing::info!(vm = %launch.name, pid = running.pid, "QEMU waits for a VM's memory");
+        Ok(())
+    }
+
+    async fn fill(&self, vm: &VmName, ticket: u64, wire: TcpStream) -> Result<()> {
+        let load = self.load_of(vm);
+        let waits = load.lock().await.as_ref().is_some_and(|it| it.ticket == Some(ticket));
+        if !waits {
+            let operation = format!("take the memory of VM {vm}");
+            return Err(GlueError::refused(operation, "no QEMU waits for it"));
+        }
+        self.carry_in(vm, wire).await
+    }
+
+    async fn hand(&self, vm: &VmName, wire: TcpStream, off: watch::Receiver<bool>) -> Result<bool> {
+        self.send_memory(vm, wire, off).await
     }
 
     async fn discard(&self, vm: &VmName) -> Result<()> {
@@ -369,10 +427,23 @@ impl Vms for SystemdVms {
         }
     }
 
-    async fn start(&self, launch: &VmLaunch) -> Result<RunningVm> {
+    async fn start(&self, launch: &VmLaunch, resume: Option<u64>) -> Result<RunningVm> {
         let load = self.load_of(&launch.name);
         let mut loaded = load.lock().await;
-        let running = self.load(launch, &mut loaded).await?;
+        if resume.is_some() && loaded.as_ref().is_some_and(|it| it.ticket == resume) {
+            *loaded = None;
+            match self.go_on(launch).await {
+                Ok(running) => {
+                    tracing::info!(vm = %launch.name, pid = running.pid, "VM goes on");
+                    return Ok(running);
+                }
+                Err(err) => {
+                    tracing::warn!(vm = %launch.name, error = crate::error::error_chain(&err), "VM boots");
+                    self.kill(&launch.name).await?;
+                }
+            }
+        }
+        let running = self.load(launch, None, &mut loaded).await?;
         *loaded = None;
         if let Err(err) = self.release(launch).await {
             // Half started is neither: what is left must not run later.
@@ -466,6 +537,8 @@ impl Vms for SystemdVms {
         }
         let asked = async { self.qmp(vm).await?.execute("query-status", None).await };
         match asked.await {
+            // Memory that has come over is not yet a VM.
+            Ok(_) if self.receiving_file(vm).exists() => Ok(VmState::Prepared),
             Ok(status) => Ok(state_of(&status)),
             Err(GlueError::Timeout { .. }) => Ok(VmState::Silent),
             Err(_) if self.main_pid(vm).await?.is_none() => Ok(VmState::Absent),

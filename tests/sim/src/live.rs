@@ -100,6 +100,10 @@ impl World {
         if self.hand(node, vm, ticket).is_none_or(|hand| !hand.over) {
             return;
         }
+        // Called off in the last moment.
+        if self.orders.chance(BREAKS) {
+            return self.kept(node, vm);
+        }
         self.nodes[node].hands[vm] = None;
         let whole = self.nodes[node].runs[vm] == VmRun::Paused;
         if whole {

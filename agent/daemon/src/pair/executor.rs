@@ -4,12 +4,14 @@
 use super::evict::evict;
 use super::helper::Helpers;
 use super::lane::Lane;
+use super::live;
 use super::volumes::VolumeHands;
 use super::watchdog::{Watchdog, Wish};
 use crate::bmc::PowerPort;
 use crate::durable::slots::Slots;
 use crate::hq::client::error_chain;
 use crate::peer::link::PeerLink;
+use crate::peer::memory::MemoryLink;
 use crate::status::{Concern, Hub};
 use crate::vms::launch::launch;
 use crate::vms::watch::Watch;
@@ -61,6 +63,8 @@ pub struct Parts {
     pub hands: VolumeHands,
     /// VMs.
     pub vms: Arc<dyn Vms>,
+    /// The way their memory goes in live moves.
+    pub memory: MemoryLink,
     /// What VMs do.
     pub watch: Watch,
     /// Network.
@@ -92,6 +96,8 @@ pub struct Executor {
     vms: BTreeMap<VmName, Lane>,
     /// QEMUs are loaded beside everything else: a promotion does not wait for it.
     standby: BTreeMap<VmName, Lane>,
+    /// Calls the stream of a VM's memory off.
+    offs: BTreeMap<VmName, watch::Sender<bool>>,
     /// Work on the other server's BMC, one thing at a time.
     fence: JoinSet<()>,
 }
@@ -115,6 +121,7 @@ impl Executor {
             path: Lane::new(),
             vms: BTreeMap::new(),
             standby: BTreeMap::new(),
+            offs: BTreeMap::new(),
             fence: JoinSet::new(),
         }
     }
@@ -176,13 +183,24 @@ impl Executor {
             }),
             Effect::Promote { vm } => self.lane(&vm).push(promote(parts, vm)),
             Effect::PrepareVm { vm } => self.standby_lane(&vm).push(prepare(parts, vm)),
+            Effect::ReceiveVm { vm } => self.standby_lane(&vm).push(live::receive(parts, vm)),
+            Effect::HandVm { vm, ticket } => {
+                let (off, called_off) = watch::channel(false);
+                self.offs.insert(vm.clone(), off);
+                self.lane(&vm).push(live::hand(parts, vm, ticket, called_off));
+            }
+            Effect::KeepVm { vm } => {
+                if let Some(off) = self.offs.get(&vm) {
+                    off.send_replace(true);
+                }
+            }
             Effect::DiscardVm { vm } => self.standby_lane(&vm).push(discard(parts, vm)),
             Effect::Demote { vm } => self.lane(&vm).push(async move {
                 let ok = parts.hands.demote(&vm).await;
                 parts.look.notify_one();
                 parts.tell(Input::DemoteDone { vm, ok }).await;
             }),
-            Effect::StartVm { vm } => self.lane(&vm).push(start(parts, vm)),
+            Effect::StartVm { vm, resume } => self.lane(&vm).push(start(parts, vm, resume)),
             Effect::StopVm { vm } => self.lane(&vm).push(stop(parts, vm)),
             Effect::TapDown { vm } => self.taps.push(tap(parts, vm, false)),
             Effect::TapUp { vm } => self.taps.push(tap(parts, vm, true)),
@@ -224,13 +242,13 @@ fn event_code(code: &str) -> &str {
 }
 
 impl Parts {
-    async fn tell(&self, input: Input) {
+    pub(super) async fn tell(&self, input: Input) {
         drop(self.inputs.send(input).await);
     }
 
     /// How the VM is started here; `None` before its volumes are set up. Waits until it is known
     /// how guests run.
-    async fn launch(&self, vm: &VmName) -> Option<VmLaunch> {
+    pub(super) async fn launch(&self, vm: &VmName) -> Option<VmLaunch> {
         let entry = self.hands.registry.get(vm)?;
         let mut accel = self.accel.clone();
         let accel = accel.wait_for(Option::is_some).await.ok().and_then(|accel| *accel);
@@ -298,6 +316,7 @@ async fn promote(parts: Arc<Parts>, vm: VmName) {
 
 /// A failure here shows at the start, which tries again.
 async fn prepare(parts: Arc<Parts>, vm: VmName) {
+    parts.memory.forget(&vm);
     let Some(launch) = parts.launch(&vm).await else { return };
     if let Err(err) = parts.vms.prepare(&launch).await {
         tracing::warn!(%vm, error = error_chain(&err), "VM not prepared");
@@ -305,17 +324,18 @@ async fn prepare(parts: Arc<Parts>, vm: VmName) {
 }
 
 async fn discard(parts: Arc<Parts>, vm: VmName) {
+    parts.memory.forget(&vm);
     if let Err(err) = parts.vms.discard(&vm).await {
         tracing::warn!(%vm, error = error_chain(&err), "prepared VM not discarded");
     }
 }
 
-async fn start(parts: Arc<Parts>, vm: VmName) {
+async fn start(parts: Arc<Parts>, vm: VmName, resume: Option<u64>) {
     let object = vm.as_str();
     // From now on its vCPUs may run.
     parts.watch.set(&vm, VmRun::Running, true).await;
     let result = match parts.launch(&vm).await {
-        Some(launch) => parts.vms.start(&launch).await.map_err(|err| error_chain(&err)),
+        Some(launch) => parts.vms.start(&launch, resume).await.map_err(|err| error_chain(&err)),
         None => Err("its volumes are not set up on this server".to_owned()),
     };
     match result {
@@ -338,7 +358,7 @@ async fn start(parts: Arc<Parts>, vm: VmName) {
 }
 
 /// After a failure: what there is. Not knowing counts as running; the watch will see.
-async fn run_of(parts: &Parts, vm: &VmName) -> VmRun {
+pub(super) async fn run_of(parts: &Parts, vm: &VmName) -> VmRun {
     match parts.vms.state(vm).await {
         Ok(VmState::Absent | VmState::Prepared) => VmRun::Failed,
         Ok(VmState::Stopped(_)) => VmRun::Paused,

@@ -14,6 +14,7 @@ pub mod evict;
 pub mod executor;
 pub mod helper;
 pub mod lane;
+mod live;
 pub mod monitor;
 pub mod operator;
 mod socket;

@@ -4,6 +4,7 @@
 use super::engine::{Engine, INPUTS_MAX, durable};
 use super::executor::{Executor, Parts, WitnessPort};
 use super::helper::Helpers;
+use super::live;
 use super::monitor::Monitor;
 use super::operator::Operator;
 use super::socket;
@@ -15,6 +16,7 @@ use crate::durable::slots::Slots;
 use crate::hq::client::error_chain;
 use crate::paths::Paths;
 use crate::peer::link::PeerLink;
+use crate::peer::memory::MemoryLink;
 use crate::run::{Glue, Pulse};
 use crate::status::{Concern, Hub};
 use crate::vms::registry::Registry;
@@ -53,6 +55,8 @@ pub struct PairParts {
     pub power: Arc<dyn PowerPort>,
     /// The peer.
     pub link: PeerLink,
+    /// The way VMs' memory goes to and from it.
+    pub memory: MemoryLink,
     /// Status.
     pub hub: Arc<Hub>,
     /// The loop's pulse.
@@ -79,8 +83,20 @@ pub struct Pair {
 /// # Errors
 /// If the durable state cannot be read at all, or the helper socket cannot be made.
 pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
-    let PairParts { site, config, paths, glue, registry, witness, power, link, hub, pulse, reset } =
-        parts;
+    let PairParts {
+        site,
+        config,
+        paths,
+        glue,
+        registry,
+        witness,
+        power,
+        link,
+        memory,
+        hub,
+        pulse,
+        reset,
+    } = parts;
     let slot = config.slot;
     let (slots, payload) = Slots::open(&paths.state_dir(), "pair").context("pair state")?;
     if payload.is_none() && slots.any_file() {
@@ -107,6 +123,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
     let split_brain = helpers.split_brain();
     tokio::spawn(helpers.clone().serve(listener));
     link.listen(&inputs);
+    live::take_in(&memory, glue.vms.clone());
     let parts = Parts {
         site,
         slot,
@@ -118,6 +135,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         watchdog: Watchdog::start(paths.watchdog_socket(), inputs.clone(), hub.clone()),
         hands: VolumeHands { replication: glue.replication.clone(), registry: registry.clone() },
         vms: glue.vms.clone(),
+        memory,
         watch: watch.clone(),
         network: glue.network.clone(),
         accel: probe(glue.vms.clone(), hub.clone(), registry.clone()),

@@ -4,3 +4,4 @@
 pub mod check;
 pub mod chunks;
 pub mod link;
+pub mod memory;

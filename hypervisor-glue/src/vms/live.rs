@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Moving a running VM: QEMU streams the memory through a Unix socket, and this server carries it
+//! to and from a connection to the other one. QEMU itself may open no other kind of socket.
+//!
+//! The receiving QEMU stands on placeholders like any prepared one, so no volume has to be primary
+//! on both servers: the volumes change hands when the memory is over.
+
+use super::qmp::Qmp;
+use super::systemd::SystemdVms;
+use super::{RunningVm, VmLaunch, VmState, Vms};
+use crate::error::{GlueError, Result, error_chain};
+use provisioning_protocol::ids::VmName;
+use serde_json::{Value, json};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A guest that changes its memory faster than it can be sent is slowed down by QEMU, and still
+/// does not get longer than this.
+const STREAM_LIMIT: Duration = Duration::from_secs(600);
+/// QEMU connects at once.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// What QEMU needs to end a stream one way or the other.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(25);
+
+/// How a stream stands, in QEMU's words (`query-migrate`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    UnderWay,
+    Completed,
+    Ended,
+}
+
+fn stream_of(answer: &Value) -> Stream {
+    match answer.get("status").and_then(Value::as_str) {
+        Some("completed") => Stream::Completed,
+        Some("failed" | "cancelled" | "none") | None => Stream::Ended,
+        Some(_) => Stream::UnderWay,
+    }
+}
+
+/// Both ends speak of errors on the way back, so that "completed" means that the other one has all.
+async fn agree(qmp: &mut Qmp) -> Result<()> {
+    let on = |name: &str| json!({ "capability": name, "state": true });
+    let list = json!({ "capabilities": [on("return-path"), on("auto-converge")] });
+    qmp.execute("migrate-set-capabilities", Some(list)).await.map(drop)
+}
+
+fn uri(socket: &Path) -> Value {
+    json!({ "uri": format!("unix:{}", socket.display()) })
+}
+
+impl SystemdVms {
+    /// Has a loaded QEMU listen for memory.
+    pub(super) async fn open_to_memory(&self, vm: &VmName) -> Result<()> {
+        let mut qmp = self.qmp(vm).await?;
+        agree(&mut qmp).await?;
+        qmp.execute("migrate-incoming", Some(uri(&self.socket(vm, "in.sock")))).await.map(drop)
+    }
+
+    /// Carries memory from the other server to a QEMU that listens.
+    pub(super) async fn carry_in(&self, vm: &VmName, mut wire: TcpStream) -> Result<()> {
+        let socket = self.socket(vm, "in.sock");
+        let lost = |err| GlueError::file("carry memory to", &socket, err);
+        let mut qemu = UnixStream::connect(&socket).await.map_err(lost)?;
+        copy_bidirectional(&mut wire, &mut qemu).await.map(drop).map_err(lost)
+    }
+
+    /// Lets a QEMU that has received its memory go on.
+    pub(super) async fn go_on(&self, launch: &VmLaunch) -> Result<RunningVm> {
+        let name = &launch.name;
+        let until = Instant::now() + SETTLE_LIMIT;
+        while self.stream(name).await? != Stream::Completed {
+            if Instant::now() >= until {
+                let reason = "the memory that was received is not whole";
+                return Err(GlueError::refused(format!("go on with VM {name}"), reason));
+            }
+            sleep(POLL).await;
+        }
+        let Some(pid) = self.main_pid(name).await? else {
+            return Err(GlueError::Missing { what: format!("QEMU of VM {name}") });
+        };
+        self.release(launch).await?;
+        // The switches of the LAN still send to the other server.
+        let often = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
+        if let Err(err) = self.qmp(name).await?.execute("announce-self", Some(often)).await {
+            tracing::warn!(vm = %name, error = error_chain(&err), "not announced on the LAN");
+        }
+        Ok(RunningVm { name: name.clone(), pid })
+    }
+
+    async fn stream(&self, vm: &VmName) -> Result<Stream> {
+        let answer = self.qmp(vm).await?.execute("query-migrate", None).await?;
+        Ok(stream_of(&answer))
+    }
+
+    /// Sends the memory away; `true` if it is over and QEMU is gone.
+    pub(super) async fn send_memory(
+        &self,
+        vm: &VmName,
+        wire: TcpStream,
+        off: watch::Receiver<bool>,
+    ) -> Result<bool> {
+        let pump = match self.begin(vm, wire).await {
+            Ok(pump) => pump,
+            Err(err) => {
+                self.call_off(vm).await?;
+                return Err(err);
+            }
+        };
+        let whole = self.follow(vm, off).await;
+        if !matches!(whole, Ok(true)) {
+            // First the stream, so that QEMU can come to an end of it.
+            pump.abort();
+            self.call_off(vm).await?;
+            return whole;
+        }
+        self.kill(vm).await?;
+        pump.abort();
+        Ok(true)
+    }
+
+    async fn begin(&self, vm: &VmName, mut wire: TcpStream) -> Result<tokio::task::JoinHandle<()>> {
+        let socket = self.socket(vm, "out.sock");
+        let listener = private_listener(&socket)?;
+        let mut qmp = self.qmp(vm).await?;
+        agree(&mut qmp).await?;
+        qmp.execute("migrate", Some(uri(&socket))).await?;
+        let late =
+            |_| GlueError::Timeout { what: format!("the memory of VM {vm}"), limit: CONNECT_LIMIT };
+        let (mut qemu, _) = timeout(CONNECT_LIMIT, listener.accept())
+            .await
+            .map_err(late)?
+            .map_err(|err| GlueError::file("listen on", &socket, err))?;
+        Ok(tokio::spawn(async move {
+            if let Err(error) = copy_bidirectional(&mut qemu, &mut wire).await {
+                tracing::info!(%error, "the stream of a VM's memory has ended");
+            }
+        }))
+    }
+
+    /// Until the stream is over (`true`), or broken, called off or too long.
+    async fn follow(&self, vm: &VmName, mut off: watch::Receiver<bool>) -> Result<bool> {
+        let until = Instant::now() + STREAM_LIMIT;
+        loop {
+            if *off.borrow_and_update() {
+                return Ok(false);
+            }
+            match self.stream(vm).await? {
+                Stream::Completed => return Ok(true),
+                Stream::Ended => return Ok(false),
+                Stream::UnderWay if Instant::now() >= until => return Ok(false),
+                Stream::UnderWay => {}
+            }
+            // A dropped sender is an agent on its way out: nobody would vouch for the memory.
+            match timeout(POLL, off.changed()).await {
+                Ok(Err(_)) => return Ok(false),
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends a stream, and has the VM go on here. One that cannot be brought to it within the limit,
+    /// as with a frozen disk, is stopped as a process: it must not go on by itself later.
+    async fn call_off(&self, vm: &VmName) -> Result<()> {
+        match timeout(SETTLE_LIMIT, self.cancel(vm)).await {
+            Ok(Ok(())) => Ok(()),
+            _ if self.main_pid(vm).await?.is_none() => Ok(()),
+            _ => self.halt(vm).await,
+        }
+    }
+
+    async fn cancel(&self, vm: &VmName) -> Result<()> {
+        let mut qmp = self.qmp(vm).await?;
+        qmp.execute("migrate_cancel", None).await?;
+        loop {
+            let answer = qmp.execute("query-migrate", None).await?;
+            if stream_of(&answer) != Stream::UnderWay {
+                break;
+            }
+            sleep(POLL).await;
+        }
+        drop(qmp);
+        match self.state(vm).await? {
+            // It was through, but nobody has been told: what is over there stays unused.
+            VmState::Stopped(_) => self.qmp(vm).await?.execute("cont", None).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A socket in a VM's own folder that only its QEMU (and root) may connect to.
+fn private_listener(socket: &Path) -> Result<UnixListener> {
+    let failed = |err| GlueError::file("listen on", socket, err);
+    match std::fs::remove_file(socket) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(failed(err)),
+        _ => {}
+    }
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder).map_err(failed)?);
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    chown(socket, Some(owner), None).map_err(failed)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stream_that_is_over_is_whole() {
+        let cases = [
+            (json!({}), Stream::Ended),
+            (json!({ "status": "setup" }), Stream::UnderWay),
+            (json!({ "status": "active", "ram": { "remaining": 0 } }), Stream::UnderWay),
+            (json!({ "status": "device" }), Stream::UnderWay),
+            (json!({ "status": "cancelling" }), Stream::UnderWay),
+            (json!({ "status": "completed" }), Stream::Completed),
+            (json!({ "status": "failed" }), Stream::Ended),
+            (json!({ "status": "cancelled" }), Stream::Ended),
+            (json!({ "status": 7 }), Stream::Ended),
+        ];
+        for (answer, expected) in cases {
+            assert_eq!(stream_of(&answer), expected, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leftover_socket_is_replaced_and_strangers_stay_out() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = dir.path().join("out.sock");
+        drop(private_listener(&socket).expect("bound"));
+        let listener = private_listener(&socket).expect("bound again");
+        let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+    }
+}
