@@ -56,7 +56,7 @@ fn said(rig: &mut Rig) -> PeerBody {
         Effect::SendPeer { body } => Some(*body),
         _ => None,
     };
-    rig.orders().into_iter().filter_map(said).last().expect("it speaks")
+    rig.orders().into_iter().filter_map(said).next_back().expect("it speaks")
 }
 
 /// With which memory the VM is started once its volumes are primary.

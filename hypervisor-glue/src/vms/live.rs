@@ -158,9 +158,8 @@ impl SystemdVms {
                 Stream::UnderWay => {}
             }
             // A dropped sender is an agent on its way out: nobody would vouch for the memory.
-            match timeout(POLL, off.changed()).await {
-                Ok(Err(_)) => return Ok(false),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(POLL, off.changed()).await {
+                return Ok(false);
             }
         }
     }
