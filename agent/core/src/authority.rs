@@ -77,12 +77,17 @@ impl Core {
         }
     }
 
-    /// Armed while VMs run or may be started here.
-    pub(crate) fn drive_watchdog(&mut self) {
-        let needed = match self.mode {
+    /// VMs run or may be started here.
+    pub(crate) fn watchdog_needed(&self) -> bool {
+        match self.mode {
             Mode::Pair | Mode::Solo | Mode::Suspect | Mode::Loser => true,
             Mode::Boot | Mode::Wait => self.vms.here().next().is_some(),
-        };
+        }
+    }
+
+    /// Armed while it is needed.
+    pub(crate) fn drive_watchdog(&mut self) {
+        let needed = self.watchdog_needed();
         let due = self.armed_at.is_none_or(|at| self.now.since(at) >= ARM_RETRY_MS);
         if needed && self.watchdog != Some(true) && due {
             self.armed_at = Some(self.now);

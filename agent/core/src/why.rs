@@ -290,7 +290,10 @@ impl Core {
             "This server may not run VMs now.",
         );
         add(self.mode == Mode::Solo, "No redundancy: only this server is in sync.");
-        add(self.watchdog == Some(false), "No watchdog: automatic takeover from here is off.");
+        add(
+            self.watchdog == Some(false) && self.watchdog_needed(),
+            "No watchdog: automatic takeover from here is off.",
+        );
         let place = self.witness_place();
         add(self.witness.unreachable(), &format!("The witness {place} does not answer."));
         add(

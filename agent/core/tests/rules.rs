@@ -159,6 +159,22 @@ fn vms_are_evicted_only_when_every_helper_is_gone() {
 }
 
 #[test]
+fn a_watchdog_is_missed_only_where_one_is_needed() {
+    let missed = |rig: &Rig| rig.core.status().problems.iter().any(|p| p.contains("No watchdog"));
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.give(Input::WatchdogArmed(false));
+    assert!(missed(&rig));
+    rig.give(Input::WatchdogArmed(true));
+    rig.lose_peer();
+    rig.hear(PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, ..peer() });
+    rig.wait(20_000);
+    assert_eq!(rig.core.status().state, PeerState::Wait);
+    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::DisarmWatchdog)));
+    rig.give(Input::WatchdogArmed(false));
+    assert!(!missed(&rig));
+}
+
+#[test]
 fn an_eviction_that_is_blocked_resets_the_server() {
     let mut rig = Rig::in_step(paired(), &[VmRun::Running]);
     rig.lose_peer();
