@@ -7,7 +7,8 @@
 //!   source                                 destination
 //!   writes "till to B"      ────────────>
 //!                           <────────────  writes "till to B": it is able to run it
-//!   stops the VM, volumes secondary        has its QEMU loaded
+//!   hands its memory over or stops it,     has its QEMU loaded
+//!   volumes secondary
 //!   writes "till is B's"    ────────────>
 //!                           <────────────  writes "till is B's", and starts it
 //!   drops "till to B"

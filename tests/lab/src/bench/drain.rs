@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The VM's server is drained: how long its customers wait.
+//! The VM's server is drained and the VM goes over while it runs: how long its customers wait.
 
 use super::sample::{Phases, Sample};
-use crate::matrix::moves::{drain_host, undrain};
+use crate::matrix::moves::{drain_host, undrain, went_live};
 use crate::matrix::round::Round;
 use crate::site::Site;
 use anyhow::ensure;
@@ -13,6 +13,9 @@ pub fn run(site: &mut Site) -> anyhow::Result<Sample> {
     drain_host(&mut round)?;
     let drained_s = round.site.timeline.now_s() - start_s;
     round.serves()?;
+    let host = round.host;
+    // A guest that was restarted measures something else.
+    ensure!(went_live(&mut round, host)?, "the VM was moved by a restart");
     let phases = Phases::from([("pause_s", round.gap_s()), ("drained_s", drained_s)]);
     let end_s = round.site.timeline.now_s();
     undrain(&round)?;

@@ -25,8 +25,7 @@ fn drain(site: &mut Site) -> anyhow::Result<()> {
     drain_host(&mut round)?;
     round.serves()?;
     let gap_s = round.gap_s();
-    let events = round.site.server(host).status()?.events;
-    let live = events.iter().any(|event| event.code == "vm_handed_over");
+    let live = went_live(&mut round, host)?;
     let how = if live { "live" } else { "by a restart" };
     round.site.timeline.note(VM, format!("moved {how}; longest pause {gap_s:.2} s"));
     ensure!(live && gap_s < LIVE_S, "the VM was moved {how} and out for {gap_s:.1} s");
@@ -50,6 +49,12 @@ pub fn drain_host(round: &mut Round) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Whether this server notes that it handed its VM over while it ran.
+pub fn went_live(round: &mut Round, from: &str) -> anyhow::Result<bool> {
+    let events = round.site.server(from).status()?.events;
+    Ok(events.iter().any(|event| event.code == "vm_handed_over"))
 }
 
 /// Returns the drained server to service.
