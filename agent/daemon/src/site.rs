@@ -72,7 +72,7 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
     let kept = poll::load(&paths.desired())
         .filter(|kept| kept.site == record.site && kept.slot == record.slot);
     let (desired_in, desired) = watch::channel(kept);
-    let witness = Arc::new(Witnesses::new(&record, &key, &memory, desired.clone())?);
+    let witness = Arc::new(Witnesses::new(&record, &key, &memory, desired.clone(), hub.clone())?);
 
     let registry = Arc::new(Registry::open(paths.ready_vms())?);
     if let Some(kept) = &*desired.borrow() {

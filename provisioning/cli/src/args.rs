@@ -296,15 +296,14 @@ pub enum Witness {
         #[arg(long)]
         json: bool,
     },
-    /// Set up a witness on site, or renew it: write what its box needs, its key among it
+    /// Get a claim code for a witness on site: a new one, or the same again to renew or move it
     Box {
         site: SiteName,
         /// Where the box listens: a fixed address on the site's LAN, and a port
         #[arg(long)]
         address: std::net::SocketAddr,
-        /// File to write, for forecourt-witness --bundle
         #[arg(long)]
-        out: PathBuf,
+        json: bool,
     },
     /// Take a site's witness on site out of service
     BoxRemove {

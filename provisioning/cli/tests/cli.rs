@@ -154,6 +154,12 @@ fn from_keys_to_claim_sticks() {
     desk.ok(&["site", "rebalance", "kassel", "on"]);
     assert!(desk.ok(&["site", "show", "kassel"]).contains("rebalancing on"));
     assert_eq!(desk.json(&["witness", "show", "kassel", "--json"])["epoch"], 0);
+    let claim = desk.json(&["witness", "box", "kassel", "--address", "192.0.2.9:7443", "--json"]);
+    assert_eq!(claim["hq_url"], "https://10.0.2.2:8443");
+    let line = desk.ok(&["witness", "box", "kassel", "--address", "192.0.2.9:7443"]);
+    let line = line.lines().find(|line| line.starts_with("forecourt-witness enrol")).expect("it");
+    assert!(line.contains(claim["ca_sha256"].as_str().expect("text")), "{line}");
+    assert!(!line.contains(claim["code"].as_str().expect("text")), "a new code each time");
     assert_eq!(desk.json(&["server", "list", "--json"]), serde_json::json!([]));
     let events = desk.ok(&["events", "--site", "kassel", "--json"]);
     assert!(events.lines().any(|line| line.contains("site_created")), "{events}");

@@ -105,22 +105,23 @@ impl Authority {
         Ok((cert.pem(), key))
     }
 
-    /// The certificate of a witness on site, valid two years: PEM and its key.
+    /// The certificate of a witness on site for its own key, valid two years: PEM.
     ///
     /// # Errors
     /// [`PkiError`].
     pub fn witness_certificate(
         &self,
         names: &[String],
+        spki: &[u8],
         now_s: u64,
-    ) -> Result<(String, KeyPair), PkiError> {
-        let mut params = CertificateParams::new(names).map_err(made("witness"))?;
+    ) -> Result<String, PkiError> {
+        let make = made("witness");
+        let mut params = CertificateParams::new(names).map_err(&make)?;
         params.distinguished_name.push(DnType::CommonName, "Forecourt witness");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf(&mut params, now_s, WITNESS_CERT_DAYS)?;
-        let key = new_key("witness")?;
-        let cert = params.signed_by(&key, &self.issuer()?).map_err(made("witness"))?;
-        Ok((cert.pem(), key))
+        let key = SubjectPublicKeyInfo::from_der(spki).map_err(&make)?;
+        Ok(params.signed_by(&key, &self.issuer()?).map_err(&make)?.pem())
     }
 
     /// A server's client certificate for its own key. Nothing of the request but the key is used.

@@ -20,6 +20,7 @@ pub mod report;
 pub mod status;
 pub mod template;
 pub mod witness;
+pub mod witness_reply;
 
 /// Version of the agent–HQ contract; bumped when a change is not additive.
 pub const PROTOCOL_VERSION: u32 = 1;

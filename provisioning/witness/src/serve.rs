@@ -2,19 +2,21 @@
 //! The two routes, over mutual TLS. Everything has a bound: connections in all and from one
 //! address, the time of a handshake, a header, a request, and the bytes of a body.
 
+use crate::identity::Identity;
 use crate::store::{Store, StoreError};
-use crate::tls;
+use crate::{sign, tls};
 use anyhow::Context as _;
+use aws_lc_rs::signature::EcdsaKeyPair;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use provisioning_protocol::desired::WITNESS_PATH;
-use provisioning_protocol::ids::NodeSlot;
-use provisioning_protocol::local_witness::WitnessBundle;
+use provisioning_protocol::ids::{NodeSlot, SiteName};
 use provisioning_protocol::problem::{PROBLEM_JSON, Problem};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessSwap};
+use provisioning_protocol::witness_reply::{Asked, NONCE_HEADER, SIGNATURE_HEADER, is_nonce};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -40,7 +42,8 @@ type Sources = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
 
 /// What every connection shares.
 struct Shared {
-    bundle: WitnessBundle,
+    site: SiteName,
+    signing: EcdsaKeyPair,
     store: Mutex<Store>,
     acceptor: TlsAcceptor,
     broken: mpsc::Sender<StoreError>,
@@ -49,15 +52,12 @@ struct Shared {
 /// Serves until the record can no longer be kept.
 ///
 /// # Errors
-/// If the bundle is of no use, or a write failed.
-pub async fn serve(
-    listener: TcpListener,
-    bundle: WitnessBundle,
-    store: Store,
-) -> anyhow::Result<()> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls::config(&bundle)?));
+/// If a key or a certificate is of no use, or a write failed.
+pub async fn serve(listener: TcpListener, identity: &Identity, store: Store) -> anyhow::Result<()> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls::config(identity)?));
     let (broken, mut failed) = mpsc::channel(1);
-    let shared = Arc::new(Shared { bundle, store: Mutex::new(store), acceptor, broken });
+    let (site, signing) = (identity.admission.site.clone(), identity.keys.signing()?);
+    let shared = Arc::new(Shared { site, signing, store: Mutex::new(store), acceptor, broken });
     let sources = Sources::default();
     loop {
         let accepted = tokio::select! {
@@ -122,7 +122,7 @@ async fn connection(stream: TcpStream, source: IpAddr, shared: &Arc<Shared>) {
         Err(_) => return tracing::info!(%source, "TLS handshake took too long"),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|certs| certs.first());
-    let slot = certificate.and_then(|der| tls::slot_of(&shared.bundle, der));
+    let slot = certificate.and_then(|der| tls::slot_of(&shared.site, der));
     if slot.is_none() {
         tracing::warn!(%source, "a certificate that is no server's of this site");
     }
@@ -152,26 +152,61 @@ async fn handle(
     if request.uri().path() != WITNESS_PATH {
         return problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here");
     }
+    let nonce = request.headers().get(NONCE_HEADER).and_then(|value| value.to_str().ok());
+    let Some(nonce) = nonce.filter(|text| is_nonce(text)).map(str::to_owned) else {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "64 hex digits of nonce are missing",
+        );
+    };
+    let sign = |body: &[u8], reply| {
+        let asked = Asked { nonce: &nonce, site: &shared.site, slot, body };
+        signed(&shared.signing, &asked, reply)
+    };
     match *request.method() {
-        Method::GET => json(shared.store.lock().unwrap_or_else(PoisonError::into_inner).record()),
+        Method::GET => {
+            let store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
+            sign(b"", json(store.record()))
+        }
         Method::POST => match timeout(REQUEST_MAX, swap(shared, slot, request)).await {
-            Ok(answer) => answer,
+            Ok(Ok((body, reply))) => sign(&body, reply),
+            Ok(Err(refusal)) => refusal,
             Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long"),
         },
-        _ => problem(StatusCode::METHOD_NOT_ALLOWED, "method", "GET or POST"),
+        _ => problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "GET or POST"),
     }
 }
 
-async fn swap(shared: &Arc<Shared>, slot: NodeSlot, request: Request<Incoming>) -> Answer {
-    let Ok(body) = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await else {
-        return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is too long");
+fn signed(key: &EcdsaKeyPair, asked: &Asked<'_>, reply: Vec<u8>) -> Answer {
+    let signature = sign::reply(key, asked, &reply).and_then(|text| text.parse().ok());
+    let Some(signature) = signature else {
+        return problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "signing failed");
     };
-    let Ok(swap) = serde_json::from_slice::<WitnessSwap>(&body.to_bytes()) else {
-        return problem(StatusCode::BAD_REQUEST, "bad_request", "the body is no witness swap");
+    let mut answer = answer(StatusCode::OK, "application/json", reply);
+    answer.headers_mut().insert(SIGNATURE_HEADER, signature);
+    answer
+}
+
+/// The request's body and the reply to it, or a refusal.
+async fn swap(
+    shared: &Arc<Shared>,
+    slot: NodeSlot,
+    request: Request<Incoming>,
+) -> Result<(Bytes, Vec<u8>), Answer> {
+    let limited = Limited::new(request.into_body(), BODY_BYTES_MAX);
+    let Ok(body) = limited.collect().await else {
+        let (status, code) = (StatusCode::PAYLOAD_TOO_LARGE, "too_large");
+        return Err(problem(status, code, "the body is too long or broke off"));
+    };
+    let body = body.to_bytes();
+    let Ok(swap) = serde_json::from_slice::<WitnessSwap>(&body) else {
+        let (status, code) = (StatusCode::BAD_REQUEST, "bad_request");
+        return Err(problem(status, code, "the body is no witness swap"));
     };
     if swap.by != slot {
         let detail = format!("this server is {slot}, not {}", swap.by);
-        return problem(StatusCode::FORBIDDEN, "other_slot", &detail);
+        return Err(problem(StatusCode::FORBIDDEN, "other_slot", &detail));
     }
     let (at, asked) = (shared.clone(), swap.clone());
     // Waits for the disk.
@@ -181,14 +216,18 @@ async fn swap(shared: &Arc<Shared>, slot: NodeSlot, request: Request<Incoming>) 
     match done.await {
         Ok(Ok(answer)) => {
             note(slot, &swap, &answer);
-            json(&answer)
+            Ok((body, json(&answer)))
         }
         Ok(Err(error)) => {
             // Nothing is answered on what the disk may not hold; a new start reads what it does.
             let _ = shared.broken.try_send(error);
-            problem(StatusCode::INTERNAL_SERVER_ERROR, "disk", "the record cannot be kept")
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Err(problem(status, "disk", "the record cannot be kept"))
         }
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the swap was cut off"),
+        Err(_) => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Err(problem(status, "internal", "the swap was cut off"))
+        }
     }
 }
 
@@ -197,9 +236,8 @@ fn note(slot: NodeSlot, swap: &WitnessSwap, answer: &WitnessAnswer) {
     tracing::info!(%slot, granted, epoch = swap.epoch.0, winner = ?swap.winner, reason, "swap");
 }
 
-fn json(value: &impl Serialize) -> Answer {
-    let body = serde_json::to_vec(value).expect("plain data becomes JSON");
-    answer(StatusCode::OK, "application/json", body)
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data becomes JSON")
 }
 
 fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {

@@ -5,12 +5,13 @@
 //! last, and a small box may wake up in 1970: no clock is to stand between a frozen VM and its
 //! grant. Issuer, usage and signatures count as ever.
 
+use crate::identity::Identity;
 use anyhow::Context as _;
-use provisioning_protocol::ids::NodeSlot;
-use provisioning_protocol::local_witness::{WitnessBundle, place_uri};
+use provisioning_protocol::ids::{NodeSlot, SiteName};
+use provisioning_protocol::local_witness::place_uri;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -22,20 +23,21 @@ use std::time::Duration;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
-/// The TLS side of a bundle.
+/// The TLS side of a box.
 ///
 /// # Errors
 /// If its certificates or its key are of no use.
-pub fn config(bundle: &WitnessBundle) -> anyhow::Result<ServerConfig> {
+pub fn config(identity: &Identity) -> anyhow::Result<ServerConfig> {
+    let given = &identity.admission;
     let mut anchors = RootCertStore::empty();
-    for cert in CertificateDer::pem_slice_iter(bundle.client_ca_pem.as_bytes()) {
+    for cert in CertificateDer::pem_slice_iter(given.client_ca_pem.as_bytes()) {
         anchors.add(cert.context("client CA")?).context("client CA")?;
     }
     let inner = WebPkiClientVerifier::builder(Arc::new(anchors)).build().context("client CA")?;
-    let chain = CertificateDer::pem_slice_iter(bundle.chain_pem.as_bytes())
+    let chain = CertificateDer::pem_slice_iter(given.chain_pem.as_bytes())
         .collect::<Result<_, _>>()
         .context("certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(bundle.key_pem.as_bytes()).context("key")?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.keys.tls_der()));
     let mut config = ServerConfig::builder()
         .with_client_cert_verifier(Arc::new(Timeless(inner)))
         .with_single_cert(chain, key)
@@ -46,11 +48,11 @@ pub fn config(bundle: &WitnessBundle) -> anyhow::Result<ServerConfig> {
 
 /// The slot of a verified certificate's holder, if it is a server of this site.
 #[must_use]
-pub fn slot_of(bundle: &WitnessBundle, der: &CertificateDer<'_>) -> Option<NodeSlot> {
+pub fn slot_of(site: &SiteName, der: &CertificateDer<'_>) -> Option<NodeSlot> {
     let (_, cert) = parse_x509_certificate(der).ok()?;
     let names = cert.subject_alternative_name().ok()??;
     NodeSlot::BOTH.into_iter().find(|slot| {
-        let wanted = place_uri(&bundle.site, *slot);
+        let wanted = place_uri(site, *slot);
         let named =
             |name: &GeneralName<'_>| matches!(name, GeneralName::URI(uri) if *uri == wanted);
         names.value.general_names.iter().any(named)

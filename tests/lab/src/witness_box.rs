@@ -4,11 +4,13 @@
 //! box stays in reach.
 
 use crate::gateway::{HOST_ADDRESS, free_port};
+use crate::hq::finish;
 use crate::process::Child;
 use crate::site::{SITE, Site, is_paired};
 use crate::wait::wait_for;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 /// Servers hear of the box with their next report, and move the tie-break by agreement.
@@ -23,15 +25,19 @@ pub struct WitnessBox {
 }
 
 impl WitnessBox {
-    /// Has HQ set a box up, and starts it.
+    /// Has HQ let a box in, and starts it.
     pub fn fit(site: &Site) -> anyhow::Result<Self> {
         let program = site.artifacts.bin_dir.join("forecourt-witness");
         ensure!(program.is_file(), "{} is missing; run `cargo xtask build`", program.display());
         let (folder, port) = (site.run.path().join("witness-box"), free_port()?);
         std::fs::create_dir_all(&folder)?;
-        let (bundle, address) = (folder.join("bundle.json"), format!("{HOST_ADDRESS}:{port}"));
-        let out = bundle.display().to_string();
-        site.hq.cli(&["witness", "box", SITE, "--address", &address, "--out", &out])?;
+        let address = format!("{HOST_ADDRESS}:{port}");
+        let claim = site.hq.cli_json(&["witness", "box", SITE, "--address", &address])?;
+        let word = |name: &str| claim[name].as_str().context("HQ's claim for a box lacks a word");
+        let mut enrol = Command::new(&program);
+        enrol.arg("enrol").arg("--dir").arg(&folder).args(["--hq", &site.hq.url()]);
+        enrol.args(["--ca-sha256", word("ca_sha256")?, "--code", word("code")?]);
+        finish(enrol)?;
         let mut witness = Self { program, folder, port, child: None };
         witness.start(site)?;
         Ok(witness)
@@ -42,7 +48,7 @@ impl WitnessBox {
         let listen = format!("127.0.0.1:{}", self.port);
         let folder = self.folder.display().to_string();
         let log = self.folder.join("log");
-        let args = ["--dir", &folder, "--listen", &listen].map(str::to_owned);
+        let args = ["run", "--dir", &folder, "--listen", &listen].map(str::to_owned);
         let child = Child::spawn(site.run.book(), "witness box", &log, &self.program, args)?;
         wait_for("the witness box to listen", Duration::from_secs(20), || {
             std::net::TcpStream::connect(&listen)?;

@@ -3,6 +3,7 @@
 
 use crate::hq::tls::{self, TlsError, TlsMemory};
 use provisioning_protocol::problem::{PROBLEM_JSON, Problem};
+use provisioning_protocol::witness_reply::SIGNATURE_HEADER;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Method, StatusCode};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -84,6 +85,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// `ETag` of the answer.
     pub etag: Option<String>,
+    /// A witness's signature.
+    pub signature: Option<String>,
     /// The body.
     pub body: bytes::Bytes,
 }
@@ -101,6 +104,8 @@ pub struct Call<'a> {
     pub body: Option<Vec<u8>>,
     /// Time limit of the whole exchange.
     pub limit: Duration,
+    /// Longest answer that is read, in bytes.
+    pub bytes_max: usize,
 }
 
 impl<'a> Call<'a> {
@@ -108,7 +113,8 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn get(path: &'a str) -> Self {
         let (headers, limit) = (Vec::new(), Duration::from_secs(30));
-        Self { method: Method::GET, path, headers, body: None, limit }
+        let bytes_max = ANSWER_BYTES_MAX;
+        Self { method: Method::GET, path, headers, body: None, limit, bytes_max }
     }
 
     /// A `POST` of JSON.
@@ -129,6 +135,13 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Sets the longest answer.
+    #[must_use]
+    pub fn at_most(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
         self
     }
 }
@@ -246,18 +259,25 @@ impl HqClient {
             request = request.body(body);
         }
         let response = request.send().await.map_err(|err| self.lost(&url, &err))?;
-        self.take(&url, response).await
+        self.take(&url, response, call.bytes_max).await
     }
 
-    async fn take(&self, url: &str, mut response: reqwest::Response) -> Result<Answer, HqError> {
+    async fn take(
+        &self,
+        url: &str,
+        mut response: reqwest::Response,
+        bytes_max: usize,
+    ) -> Result<Answer, HqError> {
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
         let etag = header(reqwest::header::ETAG).map(str::to_owned);
+        let signature = response.headers().get(SIGNATURE_HEADER);
+        let signature = signature.and_then(|v| v.to_str().ok()).map(str::to_owned);
         let retry_after = header(RETRY_AFTER).and_then(|v| v.parse::<u64>().ok());
         let is_problem = header(CONTENT_TYPE).is_some_and(|v| v.starts_with(PROBLEM_JSON));
         let status = response.status();
         let mut body = bytes::BytesMut::new();
         while let Some(part) = response.chunk().await.map_err(|err| self.lost(url, &err))? {
-            if body.len() + part.len() > ANSWER_BYTES_MAX {
+            if body.len() + part.len() > bytes_max {
                 return Err(HqError::Answer { url: url.to_owned(), what: "answer (too long)" });
             }
             body.extend_from_slice(&part);
@@ -266,7 +286,7 @@ impl HqClient {
         if status == StatusCode::NOT_MODIFIED
             || (status.is_success() && status != StatusCode::ACCEPTED)
         {
-            return Ok(Answer { status, etag, body });
+            return Ok(Answer { status, etag, signature, body });
         }
         let problem = is_problem.then(|| serde_json::from_slice::<Problem>(&body).ok()).flatten();
         Err(refusal(status, retry_after, problem))

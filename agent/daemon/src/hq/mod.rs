@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod poll;
+pub mod reply;
 pub mod report;
 pub mod tls;
 pub mod witness;

@@ -2,6 +2,7 @@
 //! The two witnesses of a site: the one at HQ, and the box on site that the desired state names.
 
 use super::client::{HqClient, HqError};
+use super::reply::Trust;
 use super::tls::TlsMemory;
 use super::witness::Witness;
 use crate::enrol::flow::{identity, witness_client_for};
@@ -9,6 +10,7 @@ use crate::hq::client::error_chain;
 use crate::identity::key::DeviceKey;
 use crate::identity::record::EnrolmentRecord;
 use crate::pair::executor::WitnessPort;
+use crate::status::{Concern, Hub};
 use agent_core::WitnessAt;
 use async_trait::async_trait;
 use provisioning_protocol::desired::Desired;
@@ -25,6 +27,7 @@ pub struct Witnesses {
     memory: Arc<TlsMemory>,
     desired: watch::Receiver<Option<Desired>>,
     local: Mutex<Option<(WitnessBox, Witness)>>,
+    hub: Arc<Hub>,
 }
 
 impl Witnesses {
@@ -37,19 +40,23 @@ impl Witnesses {
         key: &Arc<DeviceKey>,
         memory: &Arc<TlsMemory>,
         desired: watch::Receiver<Option<Desired>>,
+        hub: Arc<Hub>,
     ) -> Result<Self, HqError> {
+        let keys = record.owner.voucher_keys_spki.iter().map(String::as_str);
+        let trust = Trust::new(&record.site, record.slot, keys);
         Ok(Self {
-            hq: Witness::new(witness_client_for(record, key, memory.clone())?),
+            hq: Witness::new(witness_client_for(record, key, memory.clone())?, trust),
             record: record.clone(),
             key: key.clone(),
             memory: memory.clone(),
             desired,
             local: Mutex::new(None),
+            hub,
         })
     }
 
     /// A client for the box as the desired state names it now. Only a box with this site's own name
-    /// in its certificate is talked to.
+    /// in its certificate is talked to, and only what its enrolled key has signed is believed.
     fn local(&self) -> Option<Witness> {
         let wanted = self.desired.borrow().as_ref()?.local_witness.clone()?;
         let mut kept = self.local.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,7 +68,9 @@ impl Witnesses {
         let identity = identity(&self.record, &self.key);
         match HqClient::pinned(&name, wanted.address, root, self.memory.clone(), identity) {
             Ok(client) => {
-                let witness = Witness::new(client);
+                let keys = [wanted.key_spki.as_str()];
+                let trust = Trust::new(&self.record.site, self.record.slot, keys);
+                let witness = Witness::new(client, trust);
                 *kept = Some((wanted, witness.clone()));
                 Some(witness)
             }
@@ -78,14 +87,38 @@ impl Witnesses {
             WitnessAt::Local => self.local(),
         }
     }
+
+    /// Says on the console and to HQ that a witness's replies are not believed.
+    fn tell(&self, at: WitnessAt, witness: Option<&Witness>) {
+        let (place, object) = match at {
+            WitnessAt::Hq => ("at HQ", "witness-hq"),
+            WitnessAt::Local => ("on site", "witness-site"),
+        };
+        let words = witness.and_then(Witness::disbelieved).map(|why| {
+            format!("The reply of the witness {place} is not believed, and none counts: {why}")
+        });
+        self.hub.problem(Concern::Hq, object, words);
+    }
 }
 
 #[async_trait]
 impl WitnessPort for Witnesses {
     async fn swap(&self, at: WitnessAt, swap: &WitnessSwap) -> Option<WitnessAnswer> {
-        self.at(at)?.swap(swap).await
+        let witness = self.at(at);
+        let answer = match &witness {
+            Some(witness) => witness.swap(swap).await,
+            None => None,
+        };
+        self.tell(at, witness.as_ref());
+        answer
     }
     async fn record(&self, at: WitnessAt) -> Option<WitnessRecord> {
-        self.at(at)?.record().await
+        let witness = self.at(at);
+        let record = match &witness {
+            Some(witness) => witness.record().await,
+            None => None,
+        };
+        self.tell(at, witness.as_ref());
+        record
     }
 }

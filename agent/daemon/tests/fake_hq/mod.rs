@@ -90,13 +90,13 @@ fn ca(name: &str) -> CertificateParams {
     params
 }
 
-fn ec_key() -> EcdsaKeyPair {
+pub fn ec_key() -> EcdsaKeyPair {
     let rng = SystemRandom::new();
     let p8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, p8.as_ref()).unwrap()
 }
 
-fn spki(key: &EcdsaKeyPair) -> Vec<u8> {
+pub fn spki(key: &EcdsaKeyPair) -> Vec<u8> {
     use aws_lc_rs::encoding::AsDer as _;
     key.public_key().as_der().unwrap().as_ref().to_vec()
 }
@@ -140,6 +140,18 @@ impl FakeHq {
         tokio::spawn(async move { axum::serve(listener, app).await });
         Self { at, claim, owner, faults, log }
     }
+}
+
+/// Serves these routes with a certificate of an owner's CA, as HQ would, or whoever has stolen HQ's
+/// TLS key. The address and the CA.
+pub async fn serve(app: Router) -> (SocketAddr, String) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let root = Ca::root("Fake root");
+    let acceptor = TlsAcceptor::from(tls(&root.below("Fake issuing"), false));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(TlsListener { listener, acceptor }, app).await });
+    (at, root.pem)
 }
 
 fn tls(issuing: &Ca, expired: bool) -> Arc<rustls::ServerConfig> {

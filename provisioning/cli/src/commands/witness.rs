@@ -3,21 +3,18 @@
 
 use crate::api::Hq;
 use crate::args::Witness;
-use crate::error::{Failure, Kind, Outcome};
+use crate::error::{Failure, Outcome};
 use crate::output;
 use provisioning_protocol::ids::SiteName;
-use provisioning_protocol::local_witness::{NewWitnessBox, WitnessBundle};
+use provisioning_protocol::local_witness::{NewWitnessBox, WitnessBoxClaim};
 use provisioning_protocol::witness::WitnessRecord;
 use reqwest::Method;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 
 pub async fn run(hq: &Hq, what: Witness) -> Outcome<()> {
     match what {
         Witness::Show { site, json } => show(hq, &site, json).await,
-        Witness::Box { site, address, out } => set_up(hq, &site, address, &out).await,
+        Witness::Box { site, address, json } => claim(hq, &site, address, json).await,
         Witness::BoxRemove { site, destructive } => {
             if !destructive {
                 let what = format!("this takes the witness on site of {site} out of service");
@@ -49,30 +46,19 @@ async fn show(hq: &Hq, site: &SiteName, json: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// The file is made first: HQ gives the key out once, and an earlier box's is void only in words.
-async fn set_up(hq: &Hq, site: &SiteName, address: SocketAddr, out: &Path) -> Outcome<()> {
-    let failed = |e: std::io::Error| {
-        Failure::caused(Kind::Input, &format!("{} cannot be written", out.display()), &e)
-    };
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(out)
-        .map_err(failed)?;
+async fn claim(hq: &Hq, site: &SiteName, address: SocketAddr, json: bool) -> Outcome<()> {
     let path = format!("/v1/sites/{site}/witness-box");
-    let answer = hq.write::<WitnessBundle>(Method::PUT, &path, &NewWitnessBox { address }).await;
-    let bundle = match answer {
-        Ok(bundle) => bundle,
-        Err(failure) => {
-            drop(std::fs::remove_file(out));
-            return Err(failure);
-        }
-    };
-    let text = serde_json::to_vec_pretty(&bundle).expect("plain data becomes JSON");
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
-    println!("wrote {}: copy it to the box at {address}, then delete it here", out.display());
-    println!("there: forecourt-witness --dir FOLDER --bundle FILE");
-    println!("its certificate is good for two years; run this again to renew it");
+    let new = NewWitnessBox { address };
+    let claim: WitnessBoxClaim = hq.write(Method::PUT, &path, &new).await?;
+    if json {
+        return output::json(&claim);
+    }
+    println!("on the box at {address}, within 14 days, in one line:");
+    println!(
+        "forecourt-witness enrol --dir FOLDER --hq {} --ca-sha256 {} --code {}",
+        claim.hq_url, claim.ca_sha256, claim.code
+    );
+    println!("the servers of {site} take it as their witness once both hear it");
+    println!("its certificate is good for two years; the same again renews it");
     Ok(())
 }

@@ -1,23 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The witness: shows a site's record and changes it by compare-and-swap.
+//! The witness: shows a site's record and changes it by compare-and-swap; replies are signed.
 
 use crate::app::App;
-use crate::http::{Agent, ReadJson};
+use crate::http::{Agent, demand_type, parse_json, read_body};
 use crate::problem::{Answer, Failure};
-use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
-use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
+use provisioning_protocol::BODY_BYTES_MAX;
+use provisioning_protocol::witness::{WitnessAnswer, WitnessSwap};
+use provisioning_protocol::witness_reply::{Asked, NONCE_HEADER, SIGNATURE_HEADER, is_nonce};
+use provisioning_witness::sign;
+use serde::Serialize;
 
-pub(super) async fn show(State(app): State<App>, agent: Agent) -> Answer<Json<WitnessRecord>> {
+pub(super) async fn show(
+    State(app): State<App>,
+    agent: Agent,
+    headers: HeaderMap,
+) -> Answer<Response> {
     let record = app.witness.record(&agent.site).await?;
-    record.map(Json).ok_or_else(|| Failure::not_found("witness record", agent.site.as_str()))
+    let missing = || Failure::not_found("witness record", agent.site.as_str());
+    reply(&app, &agent, &headers, b"", &record.ok_or_else(missing)?)
 }
 
 pub(super) async fn swap(
     State(app): State<App>,
     agent: Agent,
-    ReadJson(request): ReadJson<WitnessSwap>,
-) -> Answer<Json<WitnessAnswer>> {
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Response> {
+    demand_type(&headers, &["application/json"])?;
+    let body = read_body(&headers, body, BODY_BYTES_MAX).await?;
+    let request: WitnessSwap = parse_json(&body)?;
     if request.by != agent.slot {
         let detail = format!("this server is {}, not {}", agent.slot, request.by);
         return Err(Failure::forbidden("other_slot", detail));
@@ -30,10 +45,33 @@ pub(super) async fn swap(
     let WitnessAnswer { granted, record, reason, .. } = &answer;
     tracing::info!(site = %agent.site, slot = %agent.slot, granted, epoch = record.epoch.0,
         version = record.version, reason, "witness swap");
+    let reply = reply(&app, &agent, &headers, &body, &answer);
     // Apart from the answer: a pair that waits for a grant must not wait for the event log.
-    let told = answer.clone();
-    tokio::spawn(async move { note(&app, &agent, &request, &told).await });
-    Ok(Json(answer))
+    tokio::spawn(async move { note(&app, &agent, &request, &answer).await });
+    reply
+}
+
+/// A reply signed with the voucher key, which the servers know from their claim stick.
+fn reply(
+    app: &App,
+    agent: &Agent,
+    headers: &HeaderMap,
+    body: &[u8],
+    value: &impl Serialize,
+) -> Answer<Response> {
+    let json = serde_json::to_vec(value)?;
+    let mut answer = ([(header::CONTENT_TYPE, "application/json")], json.clone()).into_response();
+    // An agent from before signed replies sends no nonce.
+    let Some(nonce) = headers.get(NONCE_HEADER) else { return Ok(answer) };
+    let nonce = nonce.to_str().ok().filter(|text| is_nonce(text)).ok_or_else(|| {
+        Failure::bad_request(format!("{NONCE_HEADER}: 64 lower-case hex digits are expected"))
+    })?;
+    let asked = Asked { nonce, site: &agent.site, slot: agent.slot, body };
+    let signature = sign::reply(&app.voucher_key, &asked, &json)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Failure::internal(&crate::jws::JwsError::Sign))?;
+    answer.headers_mut().insert(SIGNATURE_HEADER, signature);
+    Ok(answer)
 }
 
 /// Logs the swap as an event. The swap stands on disk already; a failure here goes to the log.

@@ -135,7 +135,7 @@ async fn finish(
     Ok((event, revision))
 }
 
-fn code_fits(code: &str, hash: &str) -> bool {
+pub(super) fn code_fits(code: &str, hash: &str) -> bool {
     ClaimCode::parse(code)
         .is_ok_and(|code| bool::from(code.hash_hex().as_bytes().ct_eq(hash.as_bytes())))
 }
@@ -158,7 +158,7 @@ fn credentials(headers: &HeaderMap) -> Answer<(String, String)> {
         })
 }
 
-fn bad_code() -> Failure {
+pub(super) fn bad_code() -> Failure {
     let detail = "the claim code is not the one of this place; after ten wrong ones it is void";
     Failure::new(StatusCode::UNAUTHORIZED, "bad_claim", "Claim code not accepted", detail)
         .challenge("Basic")

@@ -17,6 +17,7 @@ mod certificate;
 mod renew;
 mod status;
 mod voucher;
+mod witness_box;
 
 use crate::app::App;
 use crate::db::claims::{Claim, ClaimState};
@@ -28,6 +29,7 @@ use provisioning_protocol::enrol::{
     CACERTS_PATH, ENROLL_STATUS_PATH, REQUEST_VOUCHER_PATH, SIMPLE_ENROLL_PATH,
     SIMPLE_REENROLL_PATH,
 };
+use provisioning_protocol::local_witness::BOX_ENROL_PATH;
 
 /// All enrolment addresses.
 pub fn routes() -> Router<App> {
@@ -37,6 +39,7 @@ pub fn routes() -> Router<App> {
         .route(SIMPLE_ENROLL_PATH, post(certificate::first))
         .route(ENROLL_STATUS_PATH, post(status::note))
         .route(SIMPLE_REENROLL_PATH, post(renew::renew))
+        .route(BOX_ENROL_PATH, post(witness_box::enrol))
 }
 
 /// Whether this key may (still) use the claim.

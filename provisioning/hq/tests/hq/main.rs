@@ -12,3 +12,4 @@ mod placement;
 mod real_agent;
 mod sites;
 mod witness;
+mod witness_box;

@@ -4,6 +4,7 @@
 use crate::support::{Codes, Hq, both};
 use agent_daemon::enrol::flow::{EnrolError, Enroller, client_for, witness_client_for};
 use agent_daemon::hq::client::{Call, HqError};
+use agent_daemon::hq::reply::Trust;
 use agent_daemon::hq::tls::TlsMemory;
 use agent_daemon::hq::witness::Witness;
 use agent_daemon::identity::hardware::Hardware;
@@ -85,7 +86,8 @@ async fn an_agent_gets_its_grant_in_time() {
     let agent = enroller(&dir);
     let record = agent.attempt(&stick(&hq, &codes).await).await.expect("enrolled");
     let client = witness_client_for(&record, &agent.key, agent.memory.clone()).expect("client");
-    let witness = Witness::new(client);
+    let keys = record.owner.voucher_keys_spki.iter().map(String::as_str);
+    let witness = Witness::new(client, Trust::new(&record.site, record.slot, keys));
     assert_eq!(witness.record().await.expect("a record").epoch, Epoch(0));
     let mut slowest = Duration::ZERO;
     for round in 0..20_u64 {
