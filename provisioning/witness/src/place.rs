@@ -7,6 +7,8 @@
 //! and each line names the file it stands in; another one means another incarnation, and agents
 //! believe nothing of that before they have registered their pair anew (rule R10).
 //!
+//! The device's number is no part of it: it may be another after each start of the machine.
+//!
 //! What this cannot see is a whole disk or virtual machine rolled back to a snapshot, or the living
 //! file overwritten in place with its own earlier content. Hence the advice: never back it up.
 
@@ -22,7 +24,6 @@ const MACHINE_ID: &str = "/etc/machine-id";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     inode: u64,
-    device: (u32, u32),
     /// Nanoseconds since 1970, or none where the file system does not keep it.
     made_ns: Option<i128>,
     machine: String,
@@ -42,7 +43,6 @@ impl Place {
         let machine = std::fs::read_to_string(MACHINE_ID).unwrap_or_default();
         Ok(Self {
             inode: found.stx_ino,
-            device: (found.stx_dev_major, found.stx_dev_minor),
             made_ns: known.then_some(made),
             machine: machine.trim().chars().take(64).collect(),
         })

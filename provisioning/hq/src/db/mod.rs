@@ -10,6 +10,7 @@ pub mod sites;
 pub mod templates;
 pub mod witness;
 pub mod witness_boxes;
+pub mod witness_place;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};

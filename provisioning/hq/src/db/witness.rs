@@ -2,7 +2,7 @@
 //! The witness records, in a file of their own: a swap is on disk before it is answered.
 
 use super::blueprints::{decode, encode};
-use super::{DbError, open_pool};
+use super::{DbError, open_pool, witness_place};
 use provisioning_protocol::ids::SiteName;
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessState, WitnessSwap};
 use sqlx::SqlitePool;
@@ -18,7 +18,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Opens or makes `witness.db` in the folder.
+    /// Opens or makes `witness.db` in the folder. In a copy of it every record begins anew.
     ///
     /// # Errors
     /// [`DbError`].
@@ -29,6 +29,14 @@ impl Witness {
             .run(&swaps)
             .await
             .map_err(|source| DbError::Migrate { path: path.display().to_string(), source })?;
+        let moved = witness_place::settle(&swaps, &path)
+            .await
+            .map_err(|source| DbError::Open { path: path.display().to_string(), source })?;
+        if moved {
+            tracing::warn!(
+                "the witness's file is a copy or was moved: every pair must register again"
+            );
+        }
         let readers = open_pool(&path, 2).await?;
         Ok(Self { swaps, readers })
     }

@@ -88,6 +88,33 @@ async fn a_lost_witness_file_comes_back_with_another_incarnation_and_grants_noth
 }
 
 #[tokio::test]
+async fn a_backup_put_back_is_another_incarnation_and_does_not_grant_again() {
+    let (hq, codes) = Hq::with_site().await;
+    let [a, b] = hq.enrol_pair(&codes).await;
+    assert!(swap(&hq, &a, &publish(NodeSlot::A, 5)).await.granted);
+    let hq = hq.restart().await;
+    let before = record(&hq, &a).await;
+    assert_eq!((before.epoch, before.version), (Epoch(5), 1), "a restart is no restoration");
+    let (own, backup) = (hq.folder().at("witness.db"), hq.folder().at("backup.db"));
+    // HQ is at rest, and SQLite's log may hold what the file does not.
+    let hq = hq.restart().await;
+    std::fs::copy(&own, &backup).expect("backed up");
+    let wal = std::fs::read(hq.folder().at("witness.db-wal")).unwrap_or_default();
+    assert!(swap(&hq, &a, &claim(NodeSlot::A, 5, 9)).await.granted);
+    for name in ["witness.db", "witness.db-wal", "witness.db-shm"] {
+        let _ = std::fs::remove_file(hq.folder().at(name));
+    }
+    std::fs::rename(&backup, &own).expect("put back");
+    std::fs::write(hq.folder().at("witness.db-wal"), wal).expect("put back");
+    let hq = hq.restart().await;
+    let after = record(&hq, &b).await;
+    assert_ne!(after.incarnation, before.incarnation);
+    assert_eq!(after.epoch, Epoch(0));
+    assert!(!swap(&hq, &b, &claim(NodeSlot::B, 5, 10)).await.granted, "A was granted it");
+    assert!(swap(&hq, &b, &publish(NodeSlot::B, 7)).await.granted, "the pair registers again");
+}
+
+#[tokio::test]
 async fn the_operator_sees_the_record() {
     let (hq, codes) = Hq::with_site().await;
     let [a, _] = hq.enrol_pair(&codes).await;
