@@ -18,8 +18,11 @@ pub struct Cli {
 pub enum Command {
     /// Install from Debian what the other commands need, and say what.
     Deps,
-    /// Build the release binaries.
-    Build,
+    /// Build the release binaries, or one product that is not among them.
+    Build {
+        /// A product of its own.
+        product: Option<Product>,
+    },
     /// Build the OS image (cached).
     Image {
         /// Build even when nothing changed.
@@ -61,7 +64,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Deps => "deps",
-            Self::Build => "build",
+            Self::Build { .. } => "build",
             Self::Image { .. } => "image",
             Self::Template { .. } => "template",
             Self::Demo(_) => "demo",
@@ -72,6 +75,13 @@ impl Command {
             Self::Test { .. } => "test",
         }
     }
+}
+
+/// What `build` makes besides the release binaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Product {
+    /// The witness on site, as one static file.
+    Witness,
 }
 
 /// Options of `demo`.
@@ -157,13 +167,15 @@ pub enum TestStep {
     Web,
     /// Power by BMC: hostile ones, and sushy-tools in front of a real QEMU.
     Bmc,
+    /// The witness on site as one static file: it is static, and does what its tests want.
+    Witness,
     /// Real machines.
     Lab,
 }
 
 impl TestStep {
     /// What `cargo xtask test` runs when no step is named, cheapest first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Check,
         Self::Unit,
         Self::Sim,
@@ -171,6 +183,7 @@ impl TestStep {
         Self::Fuzz,
         Self::Web,
         Self::Bmc,
+        Self::Witness,
         Self::Lab,
     ];
 }

@@ -18,8 +18,9 @@ mod template;
 mod test;
 mod tidy;
 mod ui;
+mod witness;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Product};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Deps => deps::ensure_all(),
-        Command::Build => build::release(),
+        Command::Build { product: None } => build::release(),
+        Command::Build { product: Some(Product::Witness) } => witness::build().map(drop),
         Command::Image { force, programs } => image::run(force, programs),
         Command::Template { out } => template::run(out.as_deref()),
         Command::Demo(options) => demo::run(&options),

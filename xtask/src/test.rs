@@ -2,7 +2,7 @@
 //! `cargo xtask test`: everything CI runs.
 
 use crate::args::{FuzzOptions, LabOptions, TestStep};
-use crate::{build, check, deps, fuzz, lab, paths, sh, ui};
+use crate::{build, check, deps, fuzz, lab, paths, sh, ui, witness};
 use anyhow::bail;
 use std::num::NonZero;
 use tests_lab::scenarios::GATE;
@@ -64,6 +64,7 @@ fn run_step(step: TestStep, tally: &mut Tally) {
         TestStep::Model => tally.note("model", model()),
         TestStep::Web => tally.note("web", web()),
         TestStep::Bmc => tally.note("bmc", bmc()),
+        TestStep::Witness => tally.note("witness", witness::test()),
         TestStep::Lab => lab_scenarios(tally),
     }
 }
