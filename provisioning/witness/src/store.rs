@@ -194,6 +194,12 @@ fn decode(text: &str) -> Option<Line> {
     (checksum(json) == sum).then(|| serde_json::from_str(json).ok())?
 }
 
+/// What a log's last whole line says, as a start would read it.
+#[must_use]
+pub fn last_state(log: &[u8]) -> Option<WitnessState> {
+    replay(Some(log)).0.map(|line| line.state)
+}
+
 /// The last whole line. A line without its end was not answered; one with an end and a wrong checksum
 /// may have been.
 fn replay(text: Option<&[u8]>) -> (Option<Line>, Found) {

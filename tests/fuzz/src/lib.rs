@@ -8,6 +8,7 @@ mod glue;
 mod hq;
 mod pair;
 mod server;
+mod witness;
 
 /// The environment variable that names the target to be.
 pub const TARGET_VARIABLE: &str = "FORECOURT_FUZZ_TARGET";
@@ -40,6 +41,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "manifest", run: hq::manifest },
     Target { name: "chunk", run: hq::chunk },
     Target { name: "bodies", run: hq::bodies },
+    Target { name: "reply", run: witness::reply },
+    Target { name: "box", run: witness::witness_box },
 ];
 
 /// The target of this name.
