@@ -25,6 +25,7 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "peer", run: pair::peer },
+    Target { name: "memory", run: pair::memory },
     Target { name: "witness", run: pair::witness },
     Target { name: "swap", run: pair::swap },
     Target { name: "slot", run: pair::slot },

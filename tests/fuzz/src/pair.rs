@@ -9,6 +9,7 @@ use agent_core::{
 use agent_daemon::durable::slots;
 use agent_daemon::pair::engine::durable;
 use agent_daemon::peer::check::Checker;
+use agent_daemon::peer::memory::read_any;
 use provisioning_protocol::ids::{Epoch, NodeSlot, SiteName, VmName};
 use provisioning_protocol::peer::{Path, Tie};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
@@ -90,6 +91,11 @@ pub fn peer(data: &[u8]) {
         rig.link(false);
         rig.wait(10_000);
     }
+}
+
+/// The first line of a stream of memory.
+pub fn memory(data: &[u8]) {
+    let _ = read_any(data);
 }
 
 /// An answer, to a server that claims.

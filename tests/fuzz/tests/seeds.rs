@@ -80,3 +80,10 @@ fn the_seeds_are_what_is_really_sent_and_stored() {
     assert_eq!(seq, 3);
     assert!(agent_daemon::pair::engine::durable(Some(payload)).is_some());
 }
+
+#[test]
+fn a_line_that_offers_awaited_memory_is_taken() {
+    let taken = |name: &str| agent_daemon::peer::memory::read_any(&seed(name));
+    assert!(taken("memory/awaited"));
+    assert!(!taken("memory/last-ticket"));
+}
