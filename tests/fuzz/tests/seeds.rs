@@ -69,11 +69,13 @@ fn the_seeds_are_what_is_really_sent_and_stored() {
     assert_eq!(all.map(|all| all.len()), Ok(1));
     assert!(provisioning_hq::csr::check(&seed("bodies/csr"), None).is_ok());
     assert!(provisioning_catalogue::manifest::Manifest::from_json(&seed("manifest/sound")).is_ok());
-    provisioning_hq::http::parse_json::<BoxRequest>(&seed("box/request")).map_err(drop).unwrap();
+    provisioning_hq::http::parse_json::<BoxRequest>(&seed("box/request"))
+        .map_err(drop)
+        .expect("readable");
     read::<BoxAdmission>("box/admission");
     read::<WitnessBoxClaim>("box/claim");
     assert_eq!(
-        provisioning_witness::store::last_state(&seed("box/log")).unwrap().record.version,
+        provisioning_witness::store::last_state(&seed("box/log")).expect("whole").record.version,
         4
     );
     let (seq, payload) = agent_daemon::durable::slots::decode(&seed("slot/pair")).expect("whole");
