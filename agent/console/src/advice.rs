@@ -383,6 +383,14 @@ fn machines(status: &Status) -> Option<Advice> {
 fn protection(facts: &Facts, status: &Status) -> Option<Advice> {
     let other = words::other(status.slot);
     match status.pair.state {
+        PeerState::Solo if status.waits_for_the_others_vms() => say(
+            Level::Alarm,
+            Code::Alone,
+            format!(
+                "Wait a minute. If VMs still stand by then, see that {other} is off and press d: \
+                 only then are they certain to run nowhere else."
+            ),
+        ),
         PeerState::Solo => say(
             Level::Act,
             Code::Alone,

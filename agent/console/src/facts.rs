@@ -134,6 +134,15 @@ pub struct Status {
     pub problems: Vec<Clean>,
 }
 
+impl Status {
+    /// Whether VMs stand still here because they may still run on the lost server.
+    #[must_use]
+    pub fn waits_for_the_others_vms(&self) -> bool {
+        let waits = |vm: &Vm| vm.phase == VmPhase::Standby;
+        self.pair.state == PeerState::Solo && self.vms.iter().any(waits)
+    }
+}
+
 /// Contact with HQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hq {

@@ -245,8 +245,10 @@ impl Screen {
     /// Whether a word about the other server could change anything.
     #[must_use]
     pub fn may_declare(&self) -> bool {
-        let stuck = |state| matches!(state, PeerState::Suspect | PeerState::Wait);
-        self.facts.fresh().is_some_and(|status| stuck(status.pair.state))
+        self.facts.fresh().is_some_and(|status| match status.pair.state {
+            PeerState::Suspect | PeerState::Wait => true,
+            _ => status.waits_for_the_others_vms(),
+        })
     }
 
     fn dialog_key(&mut self, dialog: Dialog, key: Key) -> Option<Action> {

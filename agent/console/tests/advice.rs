@@ -150,6 +150,9 @@ fn each_state_of_the_pair_has_its_sentence() {
     let at = |state| told(in_state(state));
     expect(&at(PeerState::Loser), Level::Wait, Code::StoodDown, &["Server B carries on"]);
     expect(&at(PeerState::Solo), Level::Act, Code::Alone, &["Look after server B"]);
+    let mut waits = in_state(PeerState::Solo);
+    waits.server.vms[0].phase = VmPhase::Standby;
+    expect(&told(waits), Level::Alarm, Code::Alone, &["see that server B is off and press d"]);
     expect(&at(PeerState::Resync), Level::Wait, Code::CatchingUp, &["switch neither server off"]);
     expect(&at(PeerState::Maint), Level::Wait, Code::Maintenance, &["maintenance"]);
     expect(&at(PeerState::Boot), Level::Wait, Code::Starting, &["Wait"]);

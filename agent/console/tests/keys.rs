@@ -8,6 +8,8 @@ use agent_console::screen::{
 };
 use common::{facts, frozen, well};
 use proptest::prelude::*;
+use provisioning_protocol::peer::PeerState;
+use provisioning_protocol::report::VmPhase;
 
 fn screen() -> Screen {
     Screen::new(facts(well()))
@@ -50,6 +52,16 @@ fn the_other_server_is_declared_off_only_while_frozen_and_in_the_full_words() {
     let frozen = || Screen::new(facts(frozen()));
     let action = press(&mut frozen(), "dpulled its plug\nOTHER SERVER IS OFF\n");
     assert_eq!(action, Some(Action::DeclarePeerOff { reason: "pulled its plug".into() }));
+    let alone = |phase| {
+        let mut status = common::frozen();
+        status.server.pair.state = PeerState::Solo;
+        status.server.vms[0].phase = phase;
+        Screen::new(facts(status))
+    };
+    assert_eq!(press(&mut alone(VmPhase::Healthy), "d"), None, "it runs already");
+    let mut waits = alone(VmPhase::Standby);
+    press(&mut waits, "d");
+    assert!(waits.dialog.is_some(), "VMs of a server without a watchdog wait for a word");
     for keys in ["d\nOTHER SERVER IS OFF\n", "dreason\nREBOOT\n", "dreason\nother server is off\n"]
     {
         assert_eq!(press(&mut frozen(), keys), None, "{keys:?}");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An operator's word that the other server is off (rule R8): the last way on for a server whose
-//! peer, witness and tie-break are all out of reach. It is recorded as an override, published to the
-//! witness as soon as possible, and undone only by the other server's return.
+//! peer, witness and tie-break are all out of reach, and for the VMs of a lost server that had no
+//! watchdog and whose BMC does not answer. It is recorded as an override, published to the witness as
+//! soon as possible, and undone only by the other server's return.
 
 use crate::settle::Reason;
 use crate::state::{DurableState, Millis};
@@ -20,7 +21,7 @@ impl Core {
     }
 
     fn declare_block(&self) -> Option<&'static str> {
-        if self.durable.solo {
+        if self.durable.solo && !self.waits_for_fence() {
             return Some("This server goes on alone already.");
         }
         if !self.durable.votes() {
@@ -31,7 +32,7 @@ impl Core {
         if self.facts().is_some() || self.was_up {
             return Some("The other server is heard: it is not off.");
         }
-        if self.mode != Mode::Suspect {
+        if !matches!(self.mode, Mode::Suspect | Mode::Solo) {
             return Some(
                 "This is possible only while this server is frozen or waits for the other.",
             );

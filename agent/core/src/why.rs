@@ -97,7 +97,8 @@ impl Core {
         self.report(code, self.cause());
     }
 
-    fn waits_for_fence(&self) -> bool {
+    /// Goes on alone, and does not know yet that the other server's VMs have stopped.
+    pub(crate) fn waits_for_fence(&self) -> bool {
         self.mode == Mode::Solo && self.peer_has_vms() && !self.peer_is_fenced(self.facts())
     }
 

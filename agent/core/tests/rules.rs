@@ -558,6 +558,31 @@ fn an_operators_word_lets_a_stuck_server_go_on_with_the_others_vms_at_once() {
     assert!(rig.core.durable().paired() && !rig.core.durable().override_, "its return ends it");
 }
 
+/// Nothing says that the VMs of a server without a watchdog have stopped, but a person can.
+#[test]
+fn a_server_without_a_watchdog_is_not_timed_out_and_an_operators_word_starts_its_vms() {
+    let bare = DurableState { peer_watchdog: false, ..paired() };
+    let mut rig = Rig::new(Some(bare), &[]);
+    let body = || PeerBody { watchdog_armed: false, ..peer() };
+    rig.give(Input::LinkChanged(link(true)));
+    hear_for(&mut rig, 4_000, &body());
+    let mut witness = WitnessState { record: record(), last: None };
+    rig.lose_peer();
+    live(&mut rig, &mut witness, 120_000, None);
+    assert!(rig.core.durable().solo);
+    assert!(rig.core.status().cause.contains("no armed watchdog"), "{:?}", rig.core.status());
+    let owner = |rig: &Rig| rig.core.durable().owners[&vm()];
+    assert_eq!(owner(&rig), PEER, "it may still run there");
+    let epoch = rig.core.durable().epoch;
+    rig.give(Input::OperatorDeclares);
+    live(&mut rig, &mut witness, 1_000, None);
+    assert!(rig.core.durable().override_ && rig.core.durable().epoch > epoch);
+    assert_eq!(owner(&rig), ME);
+    rig.give(Input::OperatorDeclares);
+    let refused = |effect: &Effect| matches!(effect, Effect::Report { cause } if cause.code == "declare_refused");
+    assert!(ordered(&mut rig, refused), "nothing is left to say");
+}
+
 #[test]
 fn an_operators_word_counts_for_nothing_against_a_peer_that_is_heard_or_without_the_newest_data() {
     let refused = |rig: &mut Rig| {

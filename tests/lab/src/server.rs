@@ -52,6 +52,8 @@ pub struct Spec {
     pub image: PathBuf,
     /// A third disk that holds somebody's files, which must never be touched.
     pub used_disk: Option<PathBuf>,
+    /// Whether it has a watchdog.
+    pub watchdog: bool,
 }
 
 /// A server; off until [`Server::power_on`].
@@ -160,6 +162,11 @@ impl Server {
         let length = file.metadata()?.len();
         file.set_len(length.max(OS_DISK_BYTES))?;
         Ok(())
+    }
+
+    /// Puts a watchdog in, or takes it out; from the next power-on.
+    pub fn set_watchdog(&mut self, present: bool) {
+        self.spec.watchdog = present;
     }
 
     /// Switches the server on.
@@ -352,6 +359,7 @@ impl Server {
         self.add_firmware(&mut args)?;
         self.add_disks(&mut args);
         self.add_network(&mut args);
+        self.add_watchdog(&mut args);
         self.add_channels(&mut args);
         Ok(args)
     }
@@ -439,13 +447,17 @@ impl Server {
         }
     }
 
+    fn add_watchdog(&self, args: &mut Vec<String>) {
+        if self.spec.watchdog {
+            args.extend(
+                ["-device", "i6300esb,addr=0x9", "-action", "watchdog=reset"].map(str::to_owned),
+            );
+        }
+    }
+
     fn add_channels(&self, args: &mut Vec<String>) {
         let (qmp, lab, tty) = (self.socket("qmp"), self.socket("lab"), self.socket("tty"));
         args.extend([
-            "-device".to_owned(),
-            "i6300esb,addr=0x9".to_owned(),
-            "-action".to_owned(),
-            "watchdog=reset".to_owned(),
             "-display".to_owned(),
             "none".to_owned(),
             "-vga".to_owned(),

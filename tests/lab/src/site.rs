@@ -150,7 +150,8 @@ impl Office {
             let image = self.artifacts.image.clone();
             let used_disk = (name == "a").then(|| used_disk.clone());
             let emulator = self.artifacts.emulator(accel);
-            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, emulator, image, used_disk };
+            let (memory_mib, watchdog) = (MEMORY_MIB, true);
+            let spec = Spec { name, memory_mib, accel, emulator, image, used_disk, watchdog };
             Server::new(&run, &timeline, spec, &[("claim.txt", code), ("owner.json", &owner)])
         };
         let (a, b) = (server("a", &codes[0])?, server("b", &codes[1])?);

@@ -8,7 +8,6 @@ use super::socket;
 use crate::status::Hub;
 use agent_core::Input;
 use provisioning_protocol::console::{LINE_BYTES_MAX, OperatorAnswer, OperatorOrder};
-use provisioning_protocol::peer::PeerState;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,25 +69,22 @@ impl Operator {
         let until = Instant::now() + OUTCOME_LIMIT;
         while Instant::now() < until {
             sleep(POLL).await;
-            if self.alone() {
-                return answer(true, "This server goes on alone.");
-            }
-            if let Some(text) = self.refusal() {
-                return answer(false, &text);
+            if let Some(outcome) = self.outcome() {
+                return outcome;
             }
         }
         answer(false, "The agent has the order, but nothing came of it yet.")
     }
 
-    fn alone(&self) -> bool {
-        self.hub.read(|all| all.pair.as_ref().is_some_and(|pair| pair.state == PeerState::Solo))
-    }
-
-    /// What the core said to the last order, if it refused.
-    fn refusal(&self) -> Option<String> {
+    /// What the core made of the last order, if it has.
+    fn outcome(&self) -> Option<OperatorAnswer> {
         let events = self.hub.local().events;
-        let since_order = events.into_iter().rev().take_while(|event| event.code != "operator");
-        since_order.filter(|event| event.code == "declare_refused").map(|event| event.text).next()
+        let mut since_order = events.iter().rev().take_while(|event| event.code != "operator");
+        since_order.find_map(|event| match event.code.as_str() {
+            "declared" => Some(answer(true, "This server goes on alone.")),
+            "declare_refused" => Some(answer(false, &event.text)),
+            _ => None,
+        })
     }
 }
 

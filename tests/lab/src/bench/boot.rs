@@ -39,7 +39,9 @@ pub fn boot(
     for _ in 0..runs {
         let run = Arc::new(RunDir::create(&artifacts.out, "bench-boot")?);
         let (image, emulator) = (image.to_owned(), artifacts.emulator(accel));
-        let spec = Spec { name: "a", memory_mib: 2560, accel, emulator, image, used_disk: None };
+        let (used_disk, watchdog) = (None, true);
+        let spec =
+            Spec { name: "a", memory_mib: 2560, accel, emulator, image, used_disk, watchdog };
         let mut server = Server::new(&run, timeline, spec, &[])?;
         let start_s = timeline.now_s();
         server.power_on()?;

@@ -4,6 +4,7 @@
 
 mod agents;
 pub(crate) mod bmc;
+mod clocks;
 mod disks;
 mod links;
 mod load;
@@ -11,6 +12,7 @@ pub(crate) mod moves;
 mod power;
 mod records;
 pub(crate) mod round;
+mod watchdog;
 
 use crate::scenario::Scenario;
 
@@ -23,5 +25,7 @@ pub const MATRIX: &[&[Scenario]] = &[
     agents::AGENTS,
     disks::DISKS,
     records::RECORDS,
+    clocks::CLOCKS,
+    watchdog::WATCHDOG,
     load::LOAD,
 ];
