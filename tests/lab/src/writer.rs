@@ -11,8 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Longest wait for one acknowledgement.
+/// Longest wait for one acknowledgement: what is sent to a server that died is soon tried again.
 const POST_LIMIT: Duration = Duration::from_secs(3);
+/// The same for a second customer, who sees the end of a pause that outlasts the first's patience.
+const PATIENT_LIMIT: Duration = Duration::from_secs(12);
+/// Between two entries of that one.
+const PATIENT_PAUSE: Duration = Duration::from_millis(300);
 /// The first writer's numbers come after this one, the second's after twice this, and so on.
 const FIRST: u64 = 1_000_000;
 /// Between two entries, and between two tries.
@@ -38,7 +42,7 @@ pub struct Writer {
     port: u16,
     ledger: Arc<Mutex<Ledger>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the check at the end found.
@@ -56,18 +60,25 @@ impl Writer {
     /// Starts to write to the page behind a loopback port.
     #[must_use]
     pub fn start(port: u16, timeline: &Timeline) -> Self {
-        Self::start_every(port, timeline, PAUSE)
+        let mut writer = Self::start_every(port, timeline, PAUSE);
+        writer.add(timeline, PATIENT_PAUSE, PATIENT_LIMIT);
+        writer
     }
 
     /// Starts to write with a pause of one's own between two entries.
     #[must_use]
     pub fn start_every(port: u16, timeline: &Timeline, pause: Duration) -> Self {
-        let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (book, flag) = (Arc::clone(&ledger), Arc::clone(&stop));
+        let ledger = Arc::default();
+        let mut writer = Self { port, ledger, stop: Arc::default(), threads: Vec::new() };
+        writer.add(timeline, pause, POST_LIMIT);
+        writer
+    }
+
+    fn add(&mut self, timeline: &Timeline, pause: Duration, limit: Duration) {
+        let (port, book, flag) = (self.port, Arc::clone(&self.ledger), Arc::clone(&self.stop));
         let timeline = timeline.clone();
-        let thread = std::thread::spawn(move || write(port, &timeline, &book, &flag, pause));
-        Self { port, ledger, stop, thread: Some(thread) }
+        let customer = move || write(port, &timeline, &book, &flag, pause, limit);
+        self.threads.push(std::thread::spawn(customer));
     }
 
     /// Acknowledged entries so far.
@@ -110,7 +121,7 @@ impl Writer {
 
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             thread.join().ok();
         }
     }
@@ -136,6 +147,7 @@ fn write(
     ledger: &Mutex<Ledger>,
     stop: &AtomicBool,
     pause: Duration,
+    limit: Duration,
 ) {
     // Writers of one run never write the same number.
     static WRITERS: AtomicU64 = AtomicU64::new(1);
@@ -144,7 +156,7 @@ fn write(
         // A try that fails may still have been written: the next one carries a new number, so that
         // an entry counts as acknowledged only if the answer to that very entry came.
         entry += 1;
-        match http::post(port, &format!("/write?n={entry}"), "", POST_LIMIT) {
+        match http::post(port, &format!("/write?n={entry}"), "", limit) {
             Ok(answer) if answer.status == 200 => {
                 lock(ledger).acks.push(Ack { at_s: timeline.now_s(), entry });
             }

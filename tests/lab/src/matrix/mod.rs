@@ -4,6 +4,7 @@
 
 mod agents;
 pub(crate) mod bmc;
+mod boxes;
 mod clocks;
 mod disks;
 mod links;
@@ -25,6 +26,7 @@ pub const MATRIX: &[&[Scenario]] = &[
     agents::AGENTS,
     disks::DISKS,
     records::RECORDS,
+    boxes::BOXES,
     clocks::CLOCKS,
     watchdog::WATCHDOG,
     load::LOAD,
