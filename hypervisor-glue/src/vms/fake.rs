@@ -214,6 +214,10 @@ impl Vms for FakeVms {
         Ok(())
     }
 
+    async fn tidy(&self, _vm: &VmName) -> Result<()> {
+        Ok(())
+    }
+
     async fn pause(&self, vm: &VmName) -> Result<()> {
         self.change("pause", vm, |running| running.state = VmState::Stopped("paused".to_owned()))
     }

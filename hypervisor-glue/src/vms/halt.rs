@@ -24,6 +24,17 @@ pub fn halted(proc: &Path, pid: u32) -> io::Result<bool> {
     Ok(stopped)
 }
 
+/// Whether a process has ended, its last thread included, though nobody may have asked for its exit
+/// code yet. One that cannot be looked at counts as living.
+pub fn ended(proc: &Path, pid: u32) -> bool {
+    let folder = proc.join(pid.to_string());
+    let looked = std::fs::read_to_string(folder.join("stat")).and_then(|stat| {
+        let alone = std::fs::read_dir(folder.join("task"))?.take(2).count() < 2;
+        Ok(alone && matches!(state(&stat), Some('Z' | 'X')))
+    });
+    looked.unwrap_or_else(|err| err.kind() == io::ErrorKind::NotFound)
+}
+
 /// The state in `/proc/PID/stat` (proc(5)): the field after the name, which may hold anything.
 fn state(stat: &str) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
@@ -41,6 +52,25 @@ mod tests {
             std::fs::write(task.join("stat"), stat).expect("written");
         }
         proc
+    }
+
+    #[test]
+    fn a_process_has_ended_with_its_last_thread() {
+        let cases: [(&[&str], bool); 4] = [
+            (&["7 (qemu) Z 1 7"], true),
+            (&["7 (qemu) S 1 7"], false),
+            (&["7 (qemu) Z 1 7", "8 (worker) R 1 7"], false),
+            (&["7 (Z) D 1 7"], false),
+        ];
+        for (threads, expected) in cases {
+            let proc = process(threads);
+            std::fs::write(proc.path().join("7/stat"), threads[0]).expect("written");
+            assert_eq!(ended(proc.path(), 7), expected, "{threads:?}");
+        }
+        assert!(
+            ended(tempfile::tempdir().expect("temp dir").path(), 7),
+            "there is no such process"
+        );
     }
 
     #[test]

@@ -74,23 +74,24 @@ impl SystemdVms {
     /// Lets a QEMU that has received its memory go on.
     pub(super) async fn go_on(&self, launch: &VmLaunch) -> Result<RunningVm> {
         let name = &launch.name;
+        let mut qmp = self.qmp(name).await?;
         let until = Instant::now() + SETTLE_LIMIT;
-        while self.stream(name).await? != Stream::Completed {
+        while stream_of(&qmp.execute("query-migrate", None).await?) != Stream::Completed {
             if Instant::now() >= until {
                 let reason = "the memory that was received is not whole";
                 return Err(GlueError::refused(format!("go on with VM {name}"), reason));
             }
             sleep(POLL).await;
         }
+        self.release(&mut qmp, launch).await?;
+        // The switches of the LAN still send to the other server.
+        let often = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
+        if let Err(err) = qmp.execute("announce-self", Some(often)).await {
+            tracing::warn!(vm = %name, error = error_chain(&err), "not announced on the LAN");
+        }
         let Some(pid) = self.main_pid(name).await? else {
             return Err(GlueError::Missing { what: format!("QEMU of VM {name}") });
         };
-        self.release(launch).await?;
-        // The switches of the LAN still send to the other server.
-        let often = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
-        if let Err(err) = self.qmp(name).await?.execute("announce-self", Some(often)).await {
-            tracing::warn!(vm = %name, error = error_chain(&err), "not announced on the LAN");
-        }
         Ok(RunningVm { name: name.clone(), pid })
     }
 
@@ -120,7 +121,8 @@ impl SystemdVms {
             self.call_off(vm).await?;
             return whole;
         }
-        self.kill(vm).await?;
+        // The guest stands still until the other server has its volumes: nothing else is done here.
+        self.end(vm).await?;
         pump.abort();
         Ok(true)
     }

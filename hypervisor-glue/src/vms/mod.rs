@@ -2,6 +2,7 @@
 //! VMs: QEMU as transient systemd services, so that an agent crash or update never stops one.
 
 mod disks;
+mod end;
 mod fake;
 mod halt;
 mod live;
@@ -180,6 +181,9 @@ pub trait Vms: Send + Sync {
 
     /// Kills QEMU and waits until it is gone. Frozen disks must have been released first.
     async fn kill(&self, vm: &VmName) -> Result<()>;
+
+    /// Puts away what a VM that was handed over has left: its taps. Nothing while it has a QEMU here.
+    async fn tidy(&self, vm: &VmName) -> Result<()>;
 
     /// Stops the vCPUs and returns once they stand still. A QEMU that does not answer, as with a
     /// frozen disk, is stopped as a process.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs as transient systemd units, controlled over QMP.
 
-use super::halt::halted;
+use super::halt::{ended, halted};
 use super::qemu::{OVMF_VARS, Places, command_line};
 use super::qmp::Qmp;
 use super::unit::{Grant, Properties, SEED, properties};
@@ -31,18 +31,16 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 /// A stopped process stands still as soon as its threads leave the guest.
 const HALT_LIMIT: Duration = Duration::from_secs(1);
 const START_LIMIT: Duration = Duration::from_secs(30);
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long systemd may take to put an earlier run away, or to fork.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
-const SIGKILL: i32 = Signal::KILL.as_raw();
 const SIGCONT: i32 = Signal::CONT.as_raw();
 const SIGSTOP: i32 = Signal::STOP.as_raw();
 const UNIT_PREFIX: &str = "forecourt-vm-";
 
 /// [`Vms`] of this server.
 pub struct SystemdVms {
-    manager: ManagerProxy<'static>,
+    pub(super) manager: ManagerProxy<'static>,
     connection: zbus::Connection,
     runner: Arc<dyn CommandRunner>,
     qemu: String,
@@ -53,10 +51,10 @@ pub struct SystemdVms {
 }
 
 /// Who may load, start or discard a VM's QEMU, one at a time; inside: what it was loaded for.
-type Load = tokio::sync::Mutex<Option<Loaded>>;
+pub(super) type Load = tokio::sync::Mutex<Option<Loaded>>;
 
 #[derive(PartialEq, Eq)]
-struct Loaded {
+pub(super) struct Loaded {
     launch: VmLaunch,
     /// Bytes of each disk.
     sizes: Vec<u64>,
@@ -134,7 +132,9 @@ impl SystemdVms {
             .build()
             .await
             .map_err(|err| bus(&operation, &err))?;
-        Ok(service.main_pid().await.ok().filter(|pid| *pid != 0))
+        // A process that has ended may not have been put away by systemd yet.
+        let lives = |pid: &u32| *pid != 0 && !ended(Path::new("/proc"), *pid);
+        Ok(service.main_pid().await.ok().filter(lives))
     }
 
     async fn start_unit(&self, launch: &VmLaunch, properties: Properties) -> Result<()> {
@@ -235,7 +235,7 @@ impl SystemdVms {
             .map_err(|err| GlueError::file("write", &file, err))
     }
 
-    fn load_of(&self, vm: &VmName) -> Arc<Load> {
+    pub(super) fn load_of(&self, vm: &VmName) -> Arc<Load> {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         loads.entry(vm.clone()).or_default().clone()
     }
@@ -299,9 +299,8 @@ impl SystemdVms {
     }
 
     /// Gives a loaded QEMU its volumes and lets its vCPUs run.
-    pub(super) async fn release(&self, launch: &VmLaunch) -> Result<()> {
-        let mut qmp = self.qmp(&launch.name).await?;
-        disks::hand_over(&mut qmp, &launch.disks).await?;
+    pub(super) async fn release(&self, qmp: &mut Qmp, launch: &VmLaunch) -> Result<()> {
+        disks::hand_over(qmp, &launch.disks).await?;
         self.mark_receiving(&launch.name, false)?;
         qmp.execute("cont", None).await.map(drop)
     }
@@ -328,7 +327,7 @@ impl SystemdVms {
         Ok(())
     }
 
-    async fn remove_taps(&self, vm: &VmName) -> Result<()> {
+    pub(super) async fn remove_taps(&self, vm: &VmName) -> Result<()> {
         match self.index_of(vm) {
             Some(index) => taps::remove(&*self.runner, index).await,
             None => Ok(()),
@@ -359,7 +358,7 @@ fn state_dir(vm: &VmName) -> String {
     format!("forecourt-vm/{vm}")
 }
 
-fn bus(operation: &str, err: &zbus::Error) -> GlueError {
+pub(super) fn bus(operation: &str, err: &zbus::Error) -> GlueError {
     let detail = err.to_string().chars().take(300).collect();
     GlueError::Bus { operation: operation.to_owned(), detail }
 }
@@ -445,7 +444,8 @@ impl Vms for SystemdVms {
         }
         let running = self.load(launch, None, &mut loaded).await?;
         *loaded = None;
-        if let Err(err) = self.release(launch).await {
+        let released = async { self.release(&mut self.qmp(&launch.name).await?, launch).await };
+        if let Err(err) = released.await {
             // Half started is neither: what is left must not run later.
             self.kill(&launch.name).await?;
             return Err(err);
@@ -489,15 +489,12 @@ impl Vms for SystemdVms {
     }
 
     async fn kill(&self, vm: &VmName) -> Result<()> {
-        if self.main_pid(vm).await?.is_some() {
-            let killed = self.manager.kill_unit(unit_name(vm), "all".to_owned(), SIGKILL).await;
-            if !self.gone_within(vm, KILL_LIMIT).await? {
-                killed.map_err(|err| bus(&format!("kill VM {vm}"), &err))?;
-                let what = format!("the end of VM {vm}");
-                return Err(GlueError::Timeout { what, limit: KILL_LIMIT });
-            }
-        }
+        self.end(vm).await?;
         self.remove_taps(vm).await
+    }
+
+    async fn tidy(&self, vm: &VmName) -> Result<()> {
+        self.remove_leftovers(vm).await
     }
 
     async fn pause(&self, vm: &VmName) -> Result<()> {

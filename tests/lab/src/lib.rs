@@ -27,6 +27,7 @@ pub mod hq;
 pub mod http;
 pub mod matrix;
 pub mod net;
+pub mod probe;
 pub mod process;
 pub mod qmp;
 pub mod rundir;

@@ -210,12 +210,12 @@ impl Drop for Switch {
 }
 
 /// The socket of a port on the switch's side.
-fn switch_socket(dir: &Path, switch: &str, port: &str) -> PathBuf {
+pub(crate) fn switch_socket(dir: &Path, switch: &str, port: &str) -> PathBuf {
     dir.join(format!("{switch}-{port}.sw"))
 }
 
 /// The socket of a port on the machine's side.
-fn machine_socket(dir: &Path, switch: &str, port: &str) -> PathBuf {
+pub(crate) fn machine_socket(dir: &Path, switch: &str, port: &str) -> PathBuf {
     dir.join(format!("{switch}-{port}.vm"))
 }
 

@@ -139,7 +139,8 @@ impl Office {
     pub fn into_site(self, codes: [String; 2]) -> anyhow::Result<Site> {
         let accel = self.artifacts.accel()?;
         let (run, timeline) = (self.run, self.timeline);
-        let lan = Switch::start(run.sockets(), "lan", &["a", "b", gateway::PORT])?;
+        let lan =
+            Switch::start(run.sockets(), "lan", &["a", "b", gateway::PORT, crate::probe::PORT])?;
         let cable = Switch::start(run.sockets(), "cable", &["a", "b"])?;
         let mut gateway = Gateway::start(&run, "lan")?;
         let page_port = gateway.forward(VM_ADDRESS, 80)?;

@@ -198,7 +198,10 @@ impl Executor {
             Effect::Demote { vm } => self.lane(&vm).push(async move {
                 let ok = parts.hands.demote(&vm).await;
                 parts.look.notify_one();
-                parts.tell(Input::DemoteDone { vm, ok }).await;
+                parts.tell(Input::DemoteDone { vm: vm.clone(), ok }).await;
+                if let Err(err) = parts.vms.tidy(&vm).await {
+                    tracing::warn!(%vm, error = error_chain(&err), "taps left behind");
+                }
             }),
             Effect::StartVm { vm, resume } => self.lane(&vm).push(start(parts, vm, resume)),
             Effect::StopVm { vm } => self.lane(&vm).push(stop(parts, vm)),

@@ -42,11 +42,10 @@ impl VolumeHands {
 
     /// `secondary` on every volume of a VM.
     pub async fn demote(&self, vm: &VmName) -> bool {
-        let mut ok = true;
-        for spec in self.of(vm) {
-            ok &= done("demote", vm, self.replication.secondary(spec.number).await);
-        }
-        ok
+        let specs = self.of(vm);
+        let jobs = specs.iter().map(|spec| self.replication.secondary(spec.number));
+        let results = join_all(jobs).await;
+        results.into_iter().all(|result| done("demote", vm, result))
     }
 
     /// Disconnects and marks outdated what is not primary here.

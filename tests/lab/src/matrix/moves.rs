@@ -5,7 +5,7 @@
 use super::round::Round;
 use crate::scenario::Scenario;
 use crate::site::{SITE, Site, VM};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use std::time::Duration;
 
 /// The memory goes over; were it by restart, the guest would shut down and boot.
@@ -22,12 +22,19 @@ pub const MOVES: &[Scenario] = &[Scenario {
 fn drain(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
     let host = round.host;
+    let prober = round.probe()?;
+    let start_s = round.site.timeline.now_s();
     drain_host(&mut round)?;
     round.serves()?;
-    let gap_s = round.gap_s();
+    let (pause_s, gap_s) = (prober.longest_gap_s(start_s), round.gap_s());
+    drop(prober);
+    let pause_s = pause_s.context("The guest answers no probe")?;
     let live = went_live(&mut round, host)?;
     let how = if live { "live" } else { "by a restart" };
-    round.site.timeline.note(VM, format!("moved {how}; longest pause {gap_s:.2} s"));
+    round.site.timeline.note(
+        VM,
+        format!("moved {how}; stood still for {pause_s:.2} s, customers waited {gap_s:.2} s"),
+    );
     ensure!(live && gap_s < LIVE_S, "the VM was moved {how} and out for {gap_s:.1} s");
     undrain(&round)?;
     round.serves()?;

@@ -3,8 +3,9 @@
 //! end: the pair is healthy, no acknowledged write is gone, both servers hold the same bytes.
 
 use crate::failover::{check_verdict, wait_acks};
+use crate::probe::Prober;
 use crate::server::{BOOT_LIMIT, lan_mac};
-use crate::site::{Site, VM};
+use crate::site::{Site, VM, VM_ADDRESS};
 use crate::wait::{wait_every, wait_for};
 use crate::writer::{Verdict, Writer};
 use anyhow::{Context, bail, ensure};
@@ -123,6 +124,12 @@ impl<'a> Round<'a> {
         {
             self.site.lan.block(from, to, cut);
         }
+    }
+
+    /// Starts to ask the VM for a sign of life many times a second.
+    pub fn probe(&self) -> anyhow::Result<Prober> {
+        let guest = VM_ADDRESS.parse()?;
+        Ok(Prober::start(self.site.run.sockets(), guest, &self.site.timeline)?)
     }
 
     /// Has a server run a command.
