@@ -143,8 +143,10 @@ pub struct Keep {
     pub vm: VmName,
     /// Which disk of it.
     pub disk: DiskName,
-    /// Nothing written later is in it; milliseconds since 1970.
-    pub as_of_ms: u64,
+    /// When it was taken, milliseconds since 1970; no two copies of a disk have the same.
+    pub taken_ms: u64,
+    /// Every write acknowledged up to then is in it; 0 if that is not known.
+    pub holds_ms: u64,
     /// The pair's epoch on this server when it was made.
     pub epoch: u64,
     /// Why.
@@ -156,7 +158,7 @@ impl Keep {
     #[must_use]
     pub fn name(&self) -> String {
         // No name of a VM or disk has a dot.
-        format!("vm-{}-{}.before-{}", self.vm, self.disk, self.as_of_ms)
+        format!("vm-{}-{}.before-{}", self.vm, self.disk, self.taken_ms)
     }
 }
 

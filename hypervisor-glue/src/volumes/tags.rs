@@ -64,7 +64,8 @@ impl Tags {
                 state_tag(*state),
                 format!("fc.kept-vm={}", keep.vm),
                 format!("fc.kept-disk={}", keep.disk),
-                format!("fc.kept-ms={}", keep.as_of_ms),
+                format!("fc.kept-ms={}", keep.taken_ms),
+                format!("fc.kept-holds-ms={}", keep.holds_ms),
                 format!("fc.kept-epoch={}", keep.epoch),
                 format!("fc.kept-cause={}", keep.cause.word()),
                 format!("fc.kept-bytes={}", self.bytes),
@@ -90,7 +91,8 @@ impl Tags {
             let keep = Keep {
                 vm: VmName::new(*map.get("fc.kept-vm")?).ok()?,
                 disk: DiskName::new(*map.get("fc.kept-disk")?).ok()?,
-                as_of_ms: map.get("fc.kept-ms")?.parse().ok()?,
+                taken_ms: map.get("fc.kept-ms")?.parse().ok()?,
+                holds_ms: map.get("fc.kept-holds-ms")?.parse().ok()?,
                 epoch: map.get("fc.kept-epoch")?.parse().ok()?,
                 cause: super::KeepCause::parse(map.get("fc.kept-cause")?)?,
             };
@@ -167,7 +169,8 @@ mod tests {
             let keep = Keep {
                 vm: VmName::new("a-b").expect("valid"),
                 disk: DiskName::new("c").expect("valid"),
-                as_of_ms: 1_795_340_467_000,
+                taken_ms: 1_795_340_467_000,
+                holds_ms: 1_795_340_461_000,
                 epoch: 7,
                 cause: KeepCause::Parted,
             };

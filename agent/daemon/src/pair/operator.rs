@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `operator.sock`: what a person at the console orders.
 //!
-//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` → `{"done":true,"text":"…"}`.
+//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` (or `use_older_data`) →
+//! `{"done":true,"text":"…"}`.
 //! Only root may ask; the console makes sure that a person meant it.
 
 use super::socket;
@@ -55,7 +56,14 @@ impl Operator {
     async fn one(&self, stream: UnixStream) -> io::Result<()> {
         let (line, _, mut write) = socket::first_line(stream, LINE_BYTES_MAX).await?;
         let answer = match serde_json::from_str(&line) {
-            Ok(OperatorOrder::DeclarePeerOff { reason }) => self.declare(&reason).await,
+            Ok(OperatorOrder::DeclarePeerOff { reason }) => {
+                self.note("declares the other server off", &reason);
+                self.outcome(Input::OperatorDeclares).await
+            }
+            Ok(OperatorOrder::UseOlderData { reason }) => {
+                self.note("orders this server to go on with older data", &reason);
+                self.outcome(Input::OperatorRestores).await
+            }
             Err(error) => OperatorAnswer { done: false, text: format!("No such order: {error}") },
         };
         let mut line = serde_json::to_vec(&answer)?;
@@ -63,10 +71,13 @@ impl Operator {
         write.write_all(&line).await
     }
 
-    async fn declare(&self, reason: &str) -> OperatorAnswer {
+    fn note(&self, what: &str, reason: &str) {
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
-        self.hub.event("operator", format!("declares the other server off: {reason}"));
-        drop(self.inputs.send(Input::OperatorDeclares).await);
+        self.hub.event("operator", format!("{what}: {reason}"));
+    }
+
+    async fn outcome(&self, order: Input) -> OperatorAnswer {
+        drop(self.inputs.send(order).await);
         let until = Instant::now() + OUTCOME_LIMIT;
         while Instant::now() < until {
             sleep(POLL).await;
@@ -77,7 +88,10 @@ impl Operator {
                 return answer(false, &text);
             }
         }
-        answer(false, "The agent has the order, but nothing came of it yet.")
+        answer(
+            false,
+            "The agent has the order and is at it: the first page shows what comes of it.",
+        )
     }
 
     fn alone(&self) -> bool {
@@ -88,7 +102,9 @@ impl Operator {
     fn refusal(&self) -> Option<String> {
         let events = self.hub.local().events;
         let since_order = events.into_iter().rev().take_while(|event| event.code != "operator");
-        since_order.filter(|event| event.code == "declare_refused").map(|event| event.text).next()
+        let refused = ["declare_refused", "restore_refused", "restore_failed"];
+        let mut no = since_order.filter(|event| refused.contains(&event.code.as_str()));
+        no.next().map(|event| event.text)
     }
 }
 

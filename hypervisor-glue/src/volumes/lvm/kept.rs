@@ -140,7 +140,8 @@ mod tests {
         Keep {
             vm: VmName::new("till").expect("valid"),
             disk: DiskName::new("data").expect("valid"),
-            as_of_ms: 1_795_340_467_000,
+            taken_ms: 1_795_340_467_000,
+            holds_ms: 1_795_340_461_000,
             epoch: 7,
             cause: KeepCause::Parted,
         }
