@@ -133,6 +133,11 @@ pub enum Effect {
         /// VMs with a QEMU here, or with primary volumes.
         vms: Vec<VmName>,
     },
+    /// Put each VM whose volumes are half copied back to the whole copies kept from before, with fresh
+    /// replication metadata, so that the peer's copy is taken whole if it comes after all; answer
+    /// [`crate::Input::VolumesRestored`]. Their `Promote`, which comes under a durable grant alone,
+    /// is what declares them the newest.
+    RestoreVolumes,
     /// For each volume that is not connected: `disconnect` (this makes a frozen primary's
     /// helper run again), then `connect`. Connected volumes are left alone.
     Reconnect,

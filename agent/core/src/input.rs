@@ -69,6 +69,15 @@ pub enum Input {
     /// A person at this server says, in the words asked for, that the other one is switched off or
     /// has all its cables pulled (R8). Answered by [`crate::Effect::Report`].
     OperatorDeclares,
+    /// A person at this server says, in the words asked for, that the site is to go on with the whole
+    /// copies kept from before a resync that did not end. Answered by
+    /// [`crate::Effect::RestoreVolumes`] or [`crate::Effect::Report`].
+    OperatorRestores,
+    /// `RestoreVolumes` has ended.
+    VolumesRestored {
+        /// Whether every volume that was half copied is whole again.
+        ok: bool,
+    },
     /// Whether the peer's BMC can be asked; `false` until said otherwise.
     BmcConfigured(bool),
     /// [`crate::Effect::FencePeer`] has ended.

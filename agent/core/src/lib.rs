@@ -33,6 +33,7 @@
 //! | `local` | R5 and R10 between a witness at HQ and one on site |
 //! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
 //! | `declare` | R8, an operator's word that the peer is off |
+//! | `restore` | an operator's word to go on with older data |
 //! | `flap` | R12, a peer that leaves again and again |
 //! | `bmc` | R7, the peer's power switched off and on again |
 //! | `loser` | helper answers, eviction |
@@ -61,6 +62,7 @@ mod loser;
 mod moves;
 mod paths;
 mod peer;
+mod restore;
 mod settle;
 mod solo;
 mod state;
@@ -149,6 +151,7 @@ pub struct Core {
     flaps: flap::Flaps,
     bmc: bmc::Bmc,
     declared_at: Option<Millis>,
+    restore: restore::Restore,
     paths: paths::Paths,
     reconnected_at: Option<Millis>,
     sent_at: Option<Millis>,
@@ -198,6 +201,7 @@ impl Core {
             flaps: flap::Flaps::default(),
             bmc: bmc::Bmc::default(),
             declared_at: None,
+            restore: restore::Restore::None,
             paths: paths::Paths::default(),
             reconnected_at: None,
             sent_at: None,
@@ -287,6 +291,8 @@ impl Core {
             Input::DemoteDone { vm, ok } => self.vms.demoted(now, &vm, ok, retry_ms),
             Input::LocalWitness(set) => self.local_set = Some(set),
             Input::OperatorDeclares => self.declared(),
+            Input::OperatorRestores => self.restore_asked(),
+            Input::VolumesRestored { ok } => self.restored(ok),
             Input::BmcConfigured(yes) => self.bmc.configured(yes),
             Input::BmcAnswered { id, off } => self.bmc_answered(id, off),
             Input::OutdateDone { ok } => self.yields.outdate_done(ok),

@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     Held,
     /// An operator says that the peer is off.
     Declared,
+    /// An operator wants to go on with older data.
+    Restored,
     /// The peer has given up its vote.
     Kept,
     /// The peer or the witness is ahead.
@@ -77,6 +79,7 @@ impl Core {
             Reason::Granted
             | Reason::Held
             | Reason::Declared
+            | Reason::Restored
             | Reason::Kept
             | Reason::Joined
             | Reason::Followed
@@ -99,6 +102,7 @@ impl Core {
             || self.accept_grant()
             || self.go_on_as_holder()
             || self.go_on_as_declared()
+            || self.go_on_as_restored()
             || self.yield_to_peer(peer)
             || self.take_over(peer)
             || self.latch_peer_off()

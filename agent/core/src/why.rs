@@ -123,6 +123,13 @@ impl Core {
                      (epoch {epoch})."
                 ),
             ),
+            Reason::Restored => (
+                "restored",
+                format!(
+                    "An operator had this server put back to what it held before the resync that did \
+                     not end; it goes on alone with that (epoch {epoch})."
+                ),
+            ),
             Reason::MovedTie => ("tie", self.tie_cause()),
             Reason::Kept => (
                 "grant",

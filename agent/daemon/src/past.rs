@@ -40,7 +40,7 @@ fn words(alive_s: u64, noted: Option<&Event>) -> String {
     text
 }
 
-fn utc(seconds: u64) -> String {
+pub(crate) fn utc(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map_or_else(|| "unknown".to_owned(), |time| time.strftime("%F %T UTC").to_string())
 }

@@ -77,6 +77,12 @@ impl Paths {
         self.var.join("compared.json")
     }
 
+    /// Up to when each volume holds everything.
+    #[must_use]
+    pub fn held(&self) -> PathBuf {
+        self.var.join("held.json")
+    }
+
     /// Template byte counters.
     #[must_use]
     pub fn counters(&self) -> PathBuf {

@@ -79,12 +79,14 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         registry.want(kept.vms.iter().map(|vm| vm.name.clone()));
     }
     let bmc = PeerBmc::default();
+    let (guard, fill) = Guard::new(glue.volumes.clone(), hub.clone());
     let pair = start(PairParts {
         site: record.site.clone(),
         config: Config::new(slot, boot),
         paths: paths.clone(),
         glue: glue.clone(),
         registry: registry.clone(),
+        fill: fill.clone(),
         witness,
         power: Arc::new(bmc.clone()),
         link: PeerLink::new(record.site.clone(), slot, boot, &in_tunnels(slot)),
@@ -111,13 +113,13 @@ pub async fn run(parts: SiteParts) -> anyhow::Result<()> {
         tokio::spawn(shelf.clone().serve(at));
     }
     let installer = installer(&paths, &glue, &record, &hq, shelf, memory.clone(), &hub).await?;
-    let (guard, fill) = Guard::new(glue.volumes.clone(), hub.clone());
     tokio::spawn(guard.run());
     tokio::spawn(crate::vms::capacity::run(registry.clone(), hub.clone()));
     let provisioner = crate::vms::provision::Provisioner {
         templates: Arc::new(installer),
         volumes: glue.volumes.clone(),
         fill,
+        keeper: pair.keeper.clone(),
         replication: glue.replication.clone(),
         registry,
         hub: hub.clone(),

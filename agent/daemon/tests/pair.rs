@@ -15,11 +15,12 @@ use agent_daemon::peer::memory::MemoryLink;
 use agent_daemon::run::{Glue, Pulse};
 use agent_daemon::status::Hub;
 use agent_daemon::status::hub::Fixed;
+use agent_daemon::vms::fill::Fill;
 use agent_daemon::vms::registry::{Registry, VmEntry};
 use async_trait::async_trait;
 use hypervisor_glue::network::FakeNetwork;
 use hypervisor_glue::replication::{
-    FakeReplication, ReplicaSpec, Replication, replication_address,
+    DiskState, FakeReplication, LinkState, ReplicaSpec, Replication, replication_address,
 };
 use hypervisor_glue::vms::FakeVms;
 use hypervisor_glue::volumes::FakeVolumes;
@@ -255,6 +256,7 @@ fn agent(server: &Server, witness: &Arc<SharedWitness>, nonce: u64) -> Agent {
             paths,
             glue,
             registry: registry.clone(),
+            fill: tokio::sync::watch::channel(Fill::Fine).1,
             witness: witness.clone(),
             power,
             link: PeerLink::new(site.clone(), server.slot, nonce, &server.ends),
@@ -494,6 +496,57 @@ fn an_operators_word_is_refused_in_a_pair_and_helps_when_nothing_else_can() {
     let (done, text) = order(&b, OFF);
     assert!(done, "{text}");
     wait("the takeover", &[&agent_b], || b.vms.launches().len() == 1);
+    agent_b.kill();
+}
+
+/// What the kernel's helper says, and waits for.
+fn helper(server: &Server, event: &str) -> String {
+    use std::io::{BufRead as _, Write as _};
+    let socket = Paths::under(server.dir.path()).helper_socket();
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let line = format!("{{\"event\":\"{event}\",\"resource\":\"minor-0\",\"pid\":1}}\n");
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut answer = String::new();
+    std::io::BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_server_left_half_copied_goes_on_with_its_older_copy_by_a_persons_word() {
+    const OLDER: &str = "{\"order\":\"use_older_data\",\"reason\":\"A burnt\"}\n";
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    let (done, text) = order(&b, OLDER);
+    assert!(!done && text.contains("is heard"), "{text}");
+    let is = |disk: DiskState, link: LinkState| {
+        b.replication.change(0, |status| (status.disk, status.link) = (disk, link));
+    };
+    // They part, B gives way, and is connected again to be brought up to date.
+    a.replication.cut();
+    b.replication.cut();
+    let made = |call: &str| b.replication.calls().iter().rposition(|made| made == call);
+    wait("B connected anew", &[&agent_a, &agent_b], || {
+        agent_b.hub.server().pair.in_sync.len() == 1 && made("connect 0") > made("outdate 0")
+    });
+    is(DiskState::Outdated, LinkState::Negotiating);
+    assert_eq!(helper(&b, "before-resync-target"), "{\"exit\":0}\n");
+    is(DiskState::Inconsistent, LinkState::SyncTarget);
+    agent_a.kill();
+    a.replication.change(0, |status| status.link = LinkState::StandAlone);
+    b.replication.cut();
+    let offered = || agent_b.hub.local().older_data.is_some();
+    wait("the copy offered", &[&agent_b], || offered() && agent_b.state() == Some(PeerState::Wait));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(b.vms.launches().is_empty(), "half a copy runs");
+    let (done, text) = order(&b, OLDER);
+    assert!(done, "{text}");
+    wait("the VM on B", &[&agent_b], || b.vms.launches().len() == 1);
+    let calls = b.replication.calls();
+    let at = |call: &str| calls.iter().rposition(|made| made == call).expect("called");
+    assert!(at("start_over 0") < at("adopt 0") && at("adopt 0") < at("primary 0"), "{calls:?}");
+    let events = agent_b.hub.local().events;
+    let bound = events.iter().find(|event| event.code == "put_back").expect("recorded");
+    assert!(bound.text.contains("everything up to 20"), "{}", bound.text);
     agent_b.kill();
 }
 

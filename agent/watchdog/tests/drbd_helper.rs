@@ -74,11 +74,32 @@ fn other_events_are_told_and_never_wait() {
     let started = Instant::now();
     assert_eq!(start(&socket, "split-brain").wait().expect("ended").code(), Some(0));
     let listener = UnixListener::bind(&socket).expect("bound");
-    let mut child = start(&socket, "before-resync-target");
+    let mut child = start(&socket, "after-resync-target");
     let (stream, _): (UnixStream, _) = listener.accept().expect("told");
     let mut line = String::new();
     BufReader::new(&stream).read_line(&mut line).expect("line");
-    assert!(line.contains("before-resync-target"), "{line}");
+    assert!(line.contains("after-resync-target"), "{line}");
     assert_eq!(child.wait().expect("ended").code(), Some(0));
     assert!(started.elapsed() < Duration::from_secs(10), "it waited");
+}
+
+#[test]
+fn a_resync_waits_for_its_copy_and_for_no_more_than_four_seconds() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let socket = dir.path().join("agent.sock");
+    let event = "before-resync-target";
+    assert_eq!(start(&socket, event).wait().expect("ended").code(), Some(0), "no agent");
+    let listener = UnixListener::bind(&socket).expect("bound");
+    let mut child = start(&socket, event);
+    let (stream, _) = listener.accept().expect("told");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(child.try_wait().expect("asked"), None, "it did not wait");
+    (&stream).write_all(b"{\"exit\":0}\n").expect("answered");
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
+    let started = Instant::now();
+    let mut child = start(&socket, event);
+    let (_silent, _) = listener.accept().expect("told");
+    assert_eq!(child.wait().expect("ended").code(), Some(0), "a refusal drops the link");
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_secs(3) && waited < Duration::from_secs(6), "{waited:?}");
 }

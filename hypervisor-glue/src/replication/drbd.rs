@@ -3,8 +3,8 @@
 
 use super::metadata::{Tail, device_bytes, inspect};
 use super::{
-    DiskState, HelpersGone, LinkState, MetadataOutcome, NUMBER_MAX, PORT_BASE, ReplicaEvent,
-    ReplicaSpec, ReplicaStatus, Replication, parse,
+    AdoptOrder, DiskState, HelpersGone, LinkState, MetadataOutcome, NUMBER_MAX, PORT_BASE,
+    ReplicaEvent, ReplicaSpec, ReplicaStatus, Replication, parse,
 };
 use crate::command::{Command, CommandRunner, Finished, failed};
 use crate::error::{GlueError, Result};
@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+mod anew;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(100);
@@ -365,6 +367,16 @@ impl Replication for DrbdReplication {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(HelpersGone { resource: resource.to_owned() })
+    }
+
+    async fn start_over(&self, spec: &ReplicaSpec) -> Result<()> {
+        self.metadata_anew(spec).await
+    }
+
+    async fn adopt(&self, order: AdoptOrder) -> Result<()> {
+        let (resource, cause) = (order.spec.resource(), &order.cause);
+        tracing::warn!(resource, cause, "a copy that nothing vouches for is declared the newest");
+        self.declare_newest(&order.spec).await
     }
 
     async fn status(&self) -> Result<Vec<ReplicaStatus>> {

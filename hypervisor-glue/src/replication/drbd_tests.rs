@@ -138,6 +138,33 @@ async fn promotion_is_tried_again_only_while_it_may_yet_work() {
 }
 
 #[tokio::test]
+async fn a_copy_is_adopted_without_a_connection_and_without_asking_anybody() {
+    let rig = rig();
+    rig.replication.start_over(&rig.spec).await.expect("fresh");
+    assert_eq!(rig.told("meta --force 7 v08"), 1);
+    rig.replication.adopt(AdoptOrder::new(rig.spec.clone(), "test")).await.expect("adopted");
+    let ran = rig.runner.ran();
+    let at = |part: &str| ran.iter().position(|line| line.contains(part)).expect("told");
+    assert!(at("apply-al") < at("setup attach"), "{ran:?}");
+    assert!(at("primary 7 --force") < at("setup secondary 7"), "{ran:?}");
+    assert!(at("setup secondary 7") < at("setup down"), "{ran:?}");
+    let attach = &rig.runner.commands()[at("setup attach")].args;
+    let fencing: Vec<_> = attach.iter().filter(|arg| arg.starts_with("--fencing")).collect();
+    assert_eq!(fencing, ["--fencing=dont-care"], "a helper would be asked");
+    assert_eq!(rig.told("setup connect"), 0);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_up_is_neither_started_over_nor_adopted() {
+    let rig = rig();
+    rig.knows("Connecting", "Inconsistent", "DUnknown");
+    assert!(rig.replication.start_over(&rig.spec).await.is_err());
+    let order = AdoptOrder::new(rig.spec.clone(), "test");
+    assert!(rig.replication.adopt(order).await.is_err());
+    assert!(rig.runner.ran().iter().all(|line| line.contains("events2")), "{:?}", rig.runner.ran());
+}
+
+#[tokio::test]
 async fn a_number_of_another_volume_is_not_touched() {
     let mut rig = rig();
     rig.knows("Connected", "UpToDate", "UpToDate");

@@ -3,8 +3,8 @@
 //! two with [`FakeReplication::join`] or sets states by hand.
 
 use super::{
-    DiskState, HelpersGone, LinkState, MetadataOutcome, ReplicaEvent, ReplicaSpec, ReplicaStatus,
-    Replication, Role,
+    AdoptOrder, DiskState, HelpersGone, LinkState, MetadataOutcome, ReplicaEvent, ReplicaSpec,
+    ReplicaStatus, Replication, Role,
 };
 use crate::error::{GlueError, Result};
 use async_trait::async_trait;
@@ -23,6 +23,8 @@ pub struct FakeReplication {
 #[derive(Default)]
 struct State {
     metadata: BTreeSet<PathBuf>,
+    /// Volumes that are down, and how they will be when attached again.
+    adopted: BTreeSet<PathBuf>,
     volumes: BTreeMap<u32, ReplicaStatus>,
     sizes: BTreeMap<u32, u64>,
     calls: Vec<String>,
@@ -118,12 +120,13 @@ impl Replication for FakeReplication {
             return Err(GlueError::Missing { what: format!("metadata of {}", spec.resource()) });
         }
         state.sizes.insert(spec.number, spec.guest_bytes);
+        let adopted = state.adopted.contains(&spec.backing);
         state.volumes.entry(spec.number).or_insert_with(|| ReplicaStatus {
             resource: spec.resource(),
             number: spec.number,
             role: Role::Secondary,
             peer_role: Role::Unknown,
-            disk: DiskState::Inconsistent,
+            disk: if adopted { DiskState::Consistent } else { DiskState::Inconsistent },
             peer_disk: DiskState::Unknown,
             link: LinkState::StandAlone,
             frozen: false,
@@ -248,6 +251,24 @@ impl Replication for FakeReplication {
 
     async fn helpers_gone(&self, resource: &str, _limit: Duration) -> Result<HelpersGone> {
         Ok(HelpersGone { resource: resource.to_owned() })
+    }
+
+    async fn start_over(&self, spec: &ReplicaSpec) -> Result<()> {
+        self.called(format!("start_over {}", spec.number));
+        if self.get(spec.number).is_ok() {
+            return Err(GlueError::refused("start over", "it is up"));
+        }
+        self.state().adopted.remove(&spec.backing);
+        Ok(())
+    }
+
+    async fn adopt(&self, order: AdoptOrder) -> Result<()> {
+        self.called(format!("adopt {}", order.spec.number));
+        if self.get(order.spec.number).is_ok() {
+            return Err(GlueError::refused("adopt", "it is up"));
+        }
+        self.state().adopted.insert(order.spec.backing.clone());
+        Ok(())
     }
 
     async fn status(&self) -> Result<Vec<ReplicaStatus>> {

@@ -219,6 +219,21 @@ pub struct HelpersGone {
     pub(crate) resource: String,
 }
 
+/// Proof that an operator ordered a volume's own copy to be declared the newest.
+#[derive(Debug)]
+pub struct AdoptOrder {
+    pub(crate) spec: ReplicaSpec,
+    pub(crate) cause: String,
+}
+
+impl AdoptOrder {
+    /// Orders it for one volume; the cause goes to the log.
+    #[must_use]
+    pub fn new(spec: ReplicaSpec, cause: impl Into<String>) -> Self {
+        Self { spec, cause: cause.into() }
+    }
+}
+
 /// The server's replicated volumes. Every operation is bounded in time.
 #[async_trait]
 pub trait Replication: Send + Sync {
@@ -267,6 +282,14 @@ pub trait Replication: Send + Sync {
 
     /// Waits until no fence-peer helper of the resource runs. The caller answers them first.
     async fn helpers_gone(&self, resource: &str, limit: Duration) -> Result<HelpersGone>;
+
+    /// Gives a volume that is down fresh metadata: the other server's copy, if it comes, is taken
+    /// whole. What the metadata said of the past is lost.
+    async fn start_over(&self, spec: &ReplicaSpec) -> Result<()>;
+
+    /// Declares the copy of a volume that is down, and was started over, to be the newest. A copy of
+    /// the time before on the other server is unrelated from then on.
+    async fn adopt(&self, order: AdoptOrder) -> Result<()>;
 
     /// All volumes the kernel knows, by number.
     async fn status(&self) -> Result<Vec<ReplicaStatus>>;

@@ -3,7 +3,8 @@
 
 use super::size::size_problem;
 use super::{
-    DiskReport, DiskVerdict, DiskVolume, PoolUsage, RemovalOrder, TemplateVolume, VolumeId, Volumes,
+    DiskReport, DiskVerdict, DiskVolume, Keep, KeptVolume, PoolUsage, RemovalOrder, RollBackOrder,
+    TemplateVolume, VolumeId, Volumes,
 };
 use crate::error::{GlueError, Result};
 use async_trait::async_trait;
@@ -12,11 +13,14 @@ use provisioning_protocol::template::TemplateRef;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+type Hook = Box<dyn Fn() + Send + Sync>;
+
 /// [`Volumes`] in a folder.
 #[derive(Clone)]
 pub struct FakeVolumes {
     dir: PathBuf,
     state: Arc<Mutex<State>>,
+    after_keep: Arc<Mutex<Option<Hook>>>,
 }
 
 struct State {
@@ -25,6 +29,9 @@ struct State {
     data_percent: f64,
     templates: Vec<TemplateVolume>,
     disks: Vec<DiskVolume>,
+    kept: Vec<KeptVolume>,
+    /// Disks put back, in order.
+    put_back: Vec<Keep>,
 }
 
 impl FakeVolumes {
@@ -44,8 +51,11 @@ impl FakeVolumes {
             data_percent: 0.0,
             templates: Vec::new(),
             disks: Vec::new(),
+            kept: Vec::new(),
+            put_back: Vec::new(),
         };
-        Self { dir: dir.to_owned(), state: Arc::new(Mutex::new(state)) }
+        let state = Arc::new(Mutex::new(state));
+        Self { dir: dir.to_owned(), state, after_keep: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -60,6 +70,17 @@ impl FakeVolumes {
     /// Sets how full the pool says it is.
     pub fn set_data_percent(&self, percent: f64) {
         self.state().data_percent = percent;
+    }
+
+    /// What happens just after each copy was made.
+    pub fn after_keep(&self, hook: impl Fn() + Send + Sync + 'static) {
+        *self.after_keep.lock().expect("no test panics here") = Some(Box::new(hook));
+    }
+
+    /// The disks that were put back, in order, each by the copy used.
+    #[must_use]
+    pub fn put_back(&self) -> Vec<Keep> {
+        self.state().put_back.clone()
     }
 
     fn file(&self, name: &str, bytes: u64) -> Result<PathBuf> {
@@ -208,16 +229,54 @@ impl Volumes for FakeVolumes {
         Ok(self.state().disks.clone())
     }
 
+    async fn keep(&self, keep: &Keep, proven: bool) -> Result<()> {
+        let kept = KeptVolume { keep: keep.clone(), whole: proven, used: false };
+        self.state().kept.push(kept);
+        if let Some(hook) = &*self.after_keep.lock().expect("no test panics here") {
+            hook();
+        }
+        Ok(())
+    }
+
+    async fn prove_kept(&self, keep: &Keep) -> Result<()> {
+        let mut state = self.state();
+        let found = state.kept.iter_mut().find(|kept| kept.keep == *keep);
+        let missing = || GlueError::Missing { what: keep.name() };
+        found.ok_or_else(missing)?.whole = true;
+        Ok(())
+    }
+
+    async fn kept(&self) -> Result<Vec<KeptVolume>> {
+        Ok(self.state().kept.clone())
+    }
+
+    async fn begin_roll_back(&self, order: &RollBackOrder) -> Result<PathBuf> {
+        let found = self.state().kept.iter().any(|kept| kept.keep == order.keep && kept.whole);
+        let refused = || GlueError::refused("put a disk back", "there is no whole copy");
+        found.then(|| self.dir.join(order.keep.name() + ".back")).ok_or_else(refused)
+    }
+
+    async fn finish_roll_back(&self, order: RollBackOrder) -> Result<()> {
+        let mut state = self.state();
+        let found = state.kept.iter_mut().find(|kept| kept.keep == order.keep && kept.whole);
+        let refused = || GlueError::refused("put a disk back", "there is no whole copy");
+        found.ok_or_else(refused)?.used = true;
+        state.put_back.push(order.keep);
+        Ok(())
+    }
+
     async fn remove(&self, order: RemovalOrder) -> Result<()> {
         let mut state = self.state();
-        let before = state.templates.len() + state.disks.len();
+        let count = |state: &State| state.templates.len() + state.disks.len() + state.kept.len();
+        let before = count(&state);
         match &order.volume {
             VolumeId::Template(named) => state.templates.retain(|v| v.template != *named),
             VolumeId::Disk(vm, disk) => {
                 state.disks.retain(|v| v.vm != *vm || v.disk != *disk);
             }
+            VolumeId::Kept(name) => state.kept.retain(|kept| kept.keep.name() != *name),
         }
-        if state.templates.len() + state.disks.len() == before {
+        if count(&state) == before {
             return Err(GlueError::Missing { what: format!("volume {:?}", order.volume) });
         }
         Ok(())

@@ -5,10 +5,10 @@
 //! the next try recognises and finishes. Names alone would be ambiguous (`vm-a-b-c`).
 
 use super::size::{backing_bytes, size_problem};
-use super::tags::{Kind, Tags};
+use super::tags::{KeptState, Kind, Tags};
 use super::{
-    DiskReport, DiskVerdict, DiskVolume, POOL, PoolUsage, RemovalOrder, TemplateVolume, VG,
-    VolumeId, Volumes,
+    DiskReport, DiskVerdict, DiskVolume, Keep, KeptVolume, POOL, PoolUsage, RemovalOrder,
+    RollBackOrder, TemplateVolume, VG, VolumeId, Volumes,
 };
 use crate::command::{Command, CommandRunner};
 use crate::error::{GlueError, Result};
@@ -21,6 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+
+mod kept;
 
 /// LVM must never look into what guests write (their own volume groups would clash with or be
 /// opened beside ours), and keeps nothing in the read-only root.
@@ -161,6 +163,10 @@ impl Row {
 
     fn disk_volume(&self) -> Option<DiskVolume> {
         let Kind::Disk { vm, disk, template } = &self.tags.kind else { return None };
+        // Under any other name it is on its way to become the disk, and is none yet.
+        if self.name != disk_name(vm, disk) {
+            return None;
+        }
         Some(DiskVolume {
             vm: vm.clone(),
             disk: disk.clone(),
@@ -193,6 +199,7 @@ fn volume_name(volume: &VolumeId) -> String {
     match volume {
         VolumeId::Template(template) => template_name(template),
         VolumeId::Disk(vm, disk) => disk_name(vm, disk),
+        VolumeId::Kept(name) => name.clone(),
     }
 }
 
@@ -346,7 +353,8 @@ impl Volumes for LvmVolumes {
     ) -> Result<DiskVolume> {
         let _turn = self.turn.lock().await;
         let (origin, name) = (template_name(template), disk_name(vm, disk));
-        let rows = self.rows().await?;
+        let mut rows = self.rows().await?;
+        self.finish_put_back(&mut rows, &name).await?;
         let source = rows.iter().find(|row| row.name == origin && row.read_only);
         let source = source.ok_or_else(|| {
             GlueError::refused(format!("make volume {name}"), format!("{origin} is not sealed"))
@@ -376,7 +384,9 @@ impl Volumes for LvmVolumes {
         }
         let kind = Kind::Disk { vm: vm.clone(), disk: disk.clone(), template: None };
         let tags = Tags { kind, bytes: guest_bytes };
-        let row = if let Some(row) = existing(self.rows().await?, &name, &tags)? {
+        let mut rows = self.rows().await?;
+        self.finish_put_back(&mut rows, &name).await?;
+        let row = if let Some(row) = existing(rows, &name, &tags)? {
             row
         } else {
             let size = backing_bytes(guest_bytes);
@@ -388,6 +398,31 @@ impl Volumes for LvmVolumes {
 
     async fn disks(&self) -> Result<Vec<DiskVolume>> {
         Ok(self.rows().await?.iter().filter_map(Row::disk_volume).collect())
+    }
+
+    async fn keep(&self, keep: &Keep, proven: bool) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.keep_copy(keep, proven).await
+    }
+
+    async fn prove_kept(&self, keep: &Keep) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.mark_kept(keep, KeptState::Unproven, KeptState::Whole).await
+    }
+
+    async fn kept(&self) -> Result<Vec<KeptVolume>> {
+        Ok(self.rows().await?.iter().filter_map(Row::kept_volume).collect())
+    }
+
+    async fn begin_roll_back(&self, order: &RollBackOrder) -> Result<PathBuf> {
+        let _turn = self.turn.lock().await;
+        self.make_back(&order.keep).await
+    }
+
+    async fn finish_roll_back(&self, order: RollBackOrder) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        tracing::warn!(copy = %order.keep.name(), cause = %order.cause, "disk is put back");
+        self.exchange(&order.keep).await
     }
 
     async fn remove(&self, order: RemovalOrder) -> Result<()> {

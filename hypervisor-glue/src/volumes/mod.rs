@@ -107,6 +107,72 @@ pub struct DiskVolume {
     pub template: Option<TemplateRef>,
 }
 
+/// Why a copy of a VM disk is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeepCause {
+    /// The servers have been parted for a while.
+    Parted,
+    /// About to be connected to the other server.
+    Connect,
+    /// A resync is about to begin.
+    Resync,
+}
+
+impl KeepCause {
+    /// As LVM keeps it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Parted => "parted",
+            Self::Connect => "connect",
+            Self::Resync => "resync",
+        }
+    }
+
+    /// The cause of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Parted, Self::Connect, Self::Resync].into_iter().find(|cause| cause.word() == word)
+    }
+}
+
+/// Orders, and describes, a copy of a VM disk as it is at one moment, replication metadata included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Of which VM.
+    pub vm: VmName,
+    /// Which disk of it.
+    pub disk: DiskName,
+    /// When it was taken, milliseconds since 1970; no two copies of a disk have the same.
+    pub taken_ms: u64,
+    /// Every write acknowledged up to then is in it; 0 if that is not known.
+    pub holds_ms: u64,
+    /// The pair's epoch on this server when it was made.
+    pub epoch: u64,
+    /// Why.
+    pub cause: KeepCause,
+}
+
+impl Keep {
+    /// The copy's name among the volumes.
+    #[must_use]
+    pub fn name(&self) -> String {
+        // No name of a VM or disk has a dot.
+        format!("vm-{}-{}.before-{}", self.vm, self.disk, self.taken_ms)
+    }
+}
+
+/// A kept copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptVolume {
+    /// What it is a copy of.
+    pub keep: Keep,
+    /// Whether the disk is known to have been whole when it was made.
+    pub whole: bool,
+    /// Whether the disk was put back to it.
+    pub used: bool,
+}
+
 /// Names one volume for removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeId {
@@ -114,6 +180,8 @@ pub enum VolumeId {
     Template(TemplateRef),
     /// A VM disk.
     Disk(VmName, DiskName),
+    /// A kept copy, by its name.
+    Kept(String),
 }
 
 /// Proof that a removal was asked for by name. There is no way to remove all that matches.
@@ -128,6 +196,21 @@ impl RemovalOrder {
     #[must_use]
     pub fn new(volume: VolumeId, cause: impl Into<String>) -> Self {
         Self { volume, cause: cause.into() }
+    }
+}
+
+/// Proof that an operator ordered a disk to be put back.
+#[derive(Debug)]
+pub struct RollBackOrder {
+    pub(crate) keep: Keep,
+    pub(crate) cause: String,
+}
+
+impl RollBackOrder {
+    /// Orders one disk to be put back to this copy; the cause goes to the log.
+    #[must_use]
+    pub fn new(keep: Keep, cause: impl Into<String>) -> Self {
+        Self { keep, cause: cause.into() }
     }
 }
 
@@ -182,6 +265,24 @@ pub trait Volumes: Send + Sync {
 
     /// All VM disks.
     async fn disks(&self) -> Result<Vec<DiskVolume>>;
+
+    /// Keeps a copy of a VM disk, which may be in use. It counts for nothing before
+    /// [`Volumes::prove_kept`], unless `proven` says that nothing can write to the disk meanwhile.
+    async fn keep(&self, keep: &Keep, proven: bool) -> Result<()>;
+
+    /// The disk was whole, and still is, after the copy was made.
+    async fn prove_kept(&self, keep: &Keep) -> Result<()>;
+
+    /// All kept copies, those that count for nothing included.
+    async fn kept(&self) -> Result<Vec<KeptVolume>>;
+
+    /// Makes a volume of a whole copy that is to take the place of its disk, and gives its device. The
+    /// disk is not touched. Safe to repeat.
+    async fn begin_roll_back(&self, order: &RollBackOrder) -> Result<PathBuf>;
+
+    /// Lets it take the place of the disk, which nobody has open; the copy stays and is marked as used.
+    /// What the disk held is gone.
+    async fn finish_roll_back(&self, order: RollBackOrder) -> Result<()>;
 
     /// Removes one volume for ever.
     async fn remove(&self, order: RemovalOrder) -> Result<()>;

@@ -17,6 +17,12 @@ pub enum OperatorOrder {
         /// Why, in the person's words.
         reason: String,
     },
+    /// The other server was lost in the middle of a resync onto this one and does not come back: go on
+    /// without it, with the whole copies from before. What was written since is lost.
+    UseOlderData {
+        /// Why, in the person's words.
+        reason: String,
+    },
 }
 
 /// What came of it: one line of JSON.

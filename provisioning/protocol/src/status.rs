@@ -37,6 +37,10 @@ pub struct LocalStatus {
     pub peer: Option<PeerGlance>,
     /// Data disks found and what became of them, one line each.
     pub disks: Vec<String>,
+    /// Whole copies from before a resync that did not end, if there is one of all that is half copied:
+    /// what [`crate::console::OperatorOrder::UseOlderData`] would go on with.
+    #[serde(default)]
+    pub older_data: Option<OlderData>,
     /// Last events, newest last, at most 20.
     pub events: Vec<Event>,
 }
@@ -55,6 +59,24 @@ pub enum Enrolment {
     Refused,
     /// Enrolled.
     Done,
+}
+
+/// Whole copies from before a resync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OlderData {
+    /// How many VMs would be put back.
+    pub vms: u32,
+    /// Every write acknowledged up to then is in all of them, milliseconds since 1970; 0 if that is not
+    /// known.
+    pub holds_ms: u64,
+}
+
+impl OlderData {
+    /// One VM more, whose copies hold everything up to that time.
+    pub fn add(&mut self, holds_ms: u64) {
+        self.holds_ms = if self.vms == 0 { holds_ms } else { self.holds_ms.min(holds_ms) };
+        self.vms = self.vms.saturating_add(1);
+    }
 }
 
 /// The peer in one line.

@@ -78,6 +78,8 @@ impl Site {
             }
             // No server of the model has a BMC; the simulator's have.
             Effect::FencePeer { .. } | Effect::SparePeer | Effect::PowerOnPeer => {}
+            // Nobody orders it here.
+            Effect::RestoreVolumes => {}
             Effect::TapDown { .. }
             | Effect::TapUp { .. }
             | Effect::PrepareVm { .. }

@@ -118,6 +118,8 @@ impl World {
             Effect::PrepareVm { vm } | Effect::DiscardVm { vm } => self.discard_vm(node, &vm),
             Effect::HandVm { vm, ticket } => self.hand_vm(node, &vm, ticket),
             Effect::KeepVm { vm } => self.keep_vm(node, &vm),
+            // Nobody orders it here.
+            Effect::RestoreVolumes => {}
             Effect::TapDown { .. } | Effect::TapUp { .. } => {}
         }
     }

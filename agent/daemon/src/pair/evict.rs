@@ -15,23 +15,31 @@ use tokio::time::{Instant, sleep, timeout};
 const STEP_LIMIT: Duration = Duration::from_secs(5);
 const KNOWN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Evicts; whether no QEMU of these VMs is left and their volumes are secondary.
-pub async fn evict(hands: &VolumeHands, vms: &Arc<dyn Vms>, names: &[VmName]) -> bool {
-    let mut all = true;
+/// Evicts; whether no QEMU of these VMs is left and their volumes are secondary, and the volumes that
+/// are to rejoin.
+pub async fn evict(
+    hands: &VolumeHands,
+    vms: &Arc<dyn Vms>,
+    names: &[VmName],
+) -> (bool, Vec<ReplicaSpec>) {
+    let (mut all, mut free) = (true, Vec::new());
     for name in names {
-        all &= one(hands, vms, name).await;
+        match one(hands, vms, name).await {
+            Some(specs) => free.extend(specs),
+            None => all = false,
+        }
     }
-    all
+    (all, free)
 }
 
-async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> bool {
+async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> Option<Vec<ReplicaSpec>> {
     let replication = &hands.replication;
     // Just after a restart of the agent the volumes may not have been looked up yet.
     let Some(specs) = known(hands, vm).await else {
         tracing::error!(%vm, "its volumes are not known");
-        return false;
+        return None;
     };
-    let Ok(Ok(kernel)) = timeout(STEP_LIMIT, replication.status()).await else { return false };
+    let kernel = timeout(STEP_LIMIT, replication.status()).await.ok()?.ok()?;
     // A volume that is not attached holds nothing back.
     let specs: Vec<ReplicaSpec> = specs
         .into_iter()
@@ -40,25 +48,21 @@ async fn one(hands: &VolumeHands, vms: &Arc<dyn Vms>, vm: &VmName) -> bool {
     step("tap down", vm, vms.set_link(vm, false)).await;
     for spec in &specs {
         if !step("detach", vm, replication.detach_forced(spec.number)).await {
-            return false;
+            return None;
         }
     }
     for spec in &specs {
         step("resume-io", vm, replication.resume_io(spec.number)).await;
     }
     if !step("kill", vm, vms.kill(vm)).await {
-        return false;
+        return None;
     }
     for spec in &specs {
         if !step("secondary", vm, replication.secondary(spec.number)).await {
-            return false;
+            return None;
         }
     }
-    // From here on nothing of the VM is left; rejoining may fail without being unsafe.
-    for spec in &specs {
-        rejoin(hands, spec).await;
-    }
-    true
+    Some(specs)
 }
 
 async fn known(hands: &VolumeHands, vm: &VmName) -> Option<Vec<ReplicaSpec>> {
@@ -74,7 +78,9 @@ async fn known(hands: &VolumeHands, vm: &VmName) -> Option<Vec<ReplicaSpec>> {
     }
 }
 
-async fn rejoin(hands: &VolumeHands, spec: &ReplicaSpec) {
+/// Nothing of the VM is left on these volumes: rejoining may fail without being unsafe. What they hold
+/// will be overwritten, so a copy is kept first.
+pub async fn rejoin(hands: &VolumeHands, spec: &ReplicaSpec) {
     let replication = &hands.replication;
     match replication.helpers_gone(&spec.resource(), STEP_LIMIT).await {
         Ok(gone) => {
@@ -86,6 +92,7 @@ async fn rejoin(hands: &VolumeHands, spec: &ReplicaSpec) {
         }
     }
     if step("attach", &spec.vm, replication.attach(spec)).await {
+        hands.keeper.before_connect(spec).await;
         step("connect", &spec.vm, replication.connect(spec)).await;
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries out the core's effects: in the order given, none holding up the next.
 
-use super::evict::evict;
+use super::evict::{evict, rejoin};
 use super::helper::Helpers;
 use super::lane::Lane;
 use super::live;
@@ -173,13 +173,21 @@ impl Executor {
                 parts.look.notify_one();
             }),
             Effect::Evict { vms } => self.volumes.push(async move {
-                let ok = evict(&parts.hands, &parts.vms, &vms).await;
+                let (ok, free) = evict(&parts.hands, &parts.vms, &vms).await;
                 parts.hub.event("evicted", evicted(&vms, ok));
                 for vm in vms.iter().filter(|_| ok) {
                     parts.watch.set(vm, VmRun::Stopped, false).await;
                 }
-                parts.look.notify_one();
                 parts.tell(Input::EvictDone { ok }).await;
+                for spec in &free {
+                    rejoin(&parts.hands, spec).await;
+                }
+                parts.look.notify_one();
+            }),
+            Effect::RestoreVolumes => self.volumes.push(async move {
+                let ok = parts.hands.keeper.restore().await;
+                parts.look.notify_one();
+                parts.tell(Input::VolumesRestored { ok }).await;
             }),
             Effect::Promote { vm } => self.lane(&vm).push(promote(parts, vm)),
             Effect::PrepareVm { vm } => self.standby_lane(&vm).push(prepare(parts, vm)),

@@ -3,8 +3,10 @@
 //!
 //! One JSON line in, one out: `{"event":"fence-peer","resource":"VM-DISK"}` → `{"exit":7}`. A
 //! `fence-peer` waits for the core as long as it takes; a helper that gives up is told to the
-//! core when its end of the socket closes. Everything else is answered 0 at once.
+//! core when its end of the socket closes. A `before-resync-target` waits for its copy, 3 s at most;
+//! everything else is answered 0 at once.
 
+use super::keep::Keeper;
 use super::socket;
 use crate::vms::registry::Registry;
 use agent_core::{HelperCode, Input};
@@ -40,6 +42,7 @@ pub struct Ask {
 pub struct Helpers {
     registry: Arc<Registry>,
     replication: Arc<dyn Replication>,
+    keeper: Keeper,
     inputs: mpsc::Sender<Input>,
     waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<HelperCode>>>>,
     next: Arc<AtomicU64>,
@@ -52,11 +55,13 @@ impl Helpers {
     pub fn new(
         registry: Arc<Registry>,
         replication: Arc<dyn Replication>,
+        keeper: Keeper,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         Self {
             registry,
             replication,
+            keeper,
             inputs,
             waiting: Arc::default(),
             next: Arc::new(AtomicU64::new(1)),
@@ -107,6 +112,9 @@ impl Helpers {
         let ask: Ask = serde_json::from_str(&line)?;
         if ask.event != "fence-peer" {
             self.informed(&ask);
+            if ask.event == "before-resync-target" {
+                self.keeper.before_resync(&ask.resource).await;
+            }
             return write.write_all(b"{\"exit\":0}\n").await;
         }
         let Some(vm) = self.owner(&ask.resource, &mut read).await else { return Ok(()) };

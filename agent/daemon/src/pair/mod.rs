@@ -13,6 +13,7 @@ pub mod engine;
 pub mod evict;
 pub mod executor;
 pub mod helper;
+pub mod keep;
 pub mod lane;
 mod live;
 pub mod monitor;

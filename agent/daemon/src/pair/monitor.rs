@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Watches the replicated volumes: tells the core of every change, finishes new volumes.
 
+use super::keep::Keeper;
 use super::summary::summary;
 use crate::hq::client::error_chain;
 use crate::status::{Concern, Hub};
@@ -32,6 +33,8 @@ pub struct Monitor {
     pub replication: Arc<dyn Replication>,
     /// Which volumes there are.
     pub registry: Arc<Registry>,
+    /// Copies from before a resync.
+    pub keeper: Keeper,
     /// Status.
     pub hub: Arc<Hub>,
     /// The core.
@@ -63,6 +66,7 @@ impl Monitor {
                 events = self.replication.events().await.ok();
             }
             if let Ok(statuses) = self.replication.status().await {
+                self.keeper.saw(&statuses);
                 self.finish_new(&statuses).await;
                 if !self.attaching(&statuses) || started.elapsed() >= ATTACH_LIMIT {
                     self.tell(&statuses, &mut last).await;

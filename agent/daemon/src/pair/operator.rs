@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `operator.sock`: what a person at the console orders.
 //!
-//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` → `{"done":true,"text":"…"}`.
+//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` (or `use_older_data`) →
+//! `{"done":true,"text":"…"}`.
 //! Only root may ask; the console makes sure that a person meant it.
 
 use super::socket;
@@ -54,7 +55,14 @@ impl Operator {
     async fn one(&self, stream: UnixStream) -> io::Result<()> {
         let (line, _, mut write) = socket::first_line(stream, LINE_BYTES_MAX).await?;
         let answer = match serde_json::from_str(&line) {
-            Ok(OperatorOrder::DeclarePeerOff { reason }) => self.declare(&reason).await,
+            Ok(OperatorOrder::DeclarePeerOff { reason }) => {
+                self.note("declares the other server off", &reason);
+                self.order(Input::OperatorDeclares).await
+            }
+            Ok(OperatorOrder::UseOlderData { reason }) => {
+                self.note("orders this server to go on with older data", &reason);
+                self.order(Input::OperatorRestores).await
+            }
             Err(error) => OperatorAnswer { done: false, text: format!("No such order: {error}") },
         };
         let mut line = serde_json::to_vec(&answer)?;
@@ -62,10 +70,13 @@ impl Operator {
         write.write_all(&line).await
     }
 
-    async fn declare(&self, reason: &str) -> OperatorAnswer {
+    fn note(&self, what: &str, reason: &str) {
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
-        self.hub.event("operator", format!("declares the other server off: {reason}"));
-        drop(self.inputs.send(Input::OperatorDeclares).await);
+        self.hub.event("operator", format!("{what}: {reason}"));
+    }
+
+    async fn order(&self, order: Input) -> OperatorAnswer {
+        drop(self.inputs.send(order).await);
         let until = Instant::now() + OUTCOME_LIMIT;
         while Instant::now() < until {
             sleep(POLL).await;
@@ -73,7 +84,10 @@ impl Operator {
                 return outcome;
             }
         }
-        answer(false, "The agent has the order, but nothing came of it yet.")
+        answer(
+            false,
+            "The agent has the order and is at it: the first page shows what comes of it.",
+        )
     }
 
     /// What the core made of the last order, if it has.
@@ -81,8 +95,10 @@ impl Operator {
         let events = self.hub.local().events;
         let mut since_order = events.iter().rev().take_while(|event| event.code != "operator");
         since_order.find_map(|event| match event.code.as_str() {
-            "declared" => Some(answer(true, "This server goes on alone.")),
-            "declare_refused" => Some(answer(false, &event.text)),
+            "declared" | "restored" => Some(answer(true, "This server goes on alone.")),
+            "declare_refused" | "restore_refused" | "restore_failed" => {
+                Some(answer(false, &event.text))
+            }
             _ => None,
         })
     }

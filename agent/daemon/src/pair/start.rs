@@ -4,6 +4,7 @@
 use super::engine::{Engine, INPUTS_MAX, durable};
 use super::executor::{Executor, Parts, WitnessPort};
 use super::helper::Helpers;
+use super::keep::{Keeper, KeeperParts};
 use super::live;
 use super::monitor::Monitor;
 use super::operator::Operator;
@@ -19,6 +20,7 @@ use crate::peer::link::PeerLink;
 use crate::peer::memory::MemoryLink;
 use crate::run::{Glue, Pulse};
 use crate::status::{Concern, Hub};
+use crate::vms::fill::Fill;
 use crate::vms::registry::Registry;
 use crate::vms::watch::Watch;
 use agent_core::{BootFacts, Config, Core, Input, VmRun};
@@ -49,6 +51,8 @@ pub struct PairParts {
     pub glue: Glue,
     /// VMs with volumes.
     pub registry: Arc<Registry>,
+    /// How full the pool is.
+    pub fill: watch::Receiver<Fill>,
     /// The witness.
     pub witness: Arc<dyn WitnessPort>,
     /// The other server's power.
@@ -74,6 +78,8 @@ pub struct Pair {
     pub inputs: mpsc::Sender<Input>,
     /// Makes the replication monitor look.
     pub look: Arc<Notify>,
+    /// Copies from before a resync.
+    pub keeper: Keeper,
     /// The loop.
     pub engine: JoinHandle<()>,
 }
@@ -89,6 +95,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         paths,
         glue,
         registry,
+        fill,
         witness,
         power,
         link,
@@ -116,7 +123,16 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         vms,
         path: glue.network.replication_path(slot).await.ok().flatten().unwrap_or(Path::Cable),
     };
-    let helpers = Helpers::new(registry.clone(), glue.replication.clone(), inputs.clone());
+    let keeper = Keeper::start(KeeperParts {
+        volumes: glue.volumes.clone(),
+        replication: glue.replication.clone(),
+        registry: registry.clone(),
+        hub: hub.clone(),
+        fill,
+        file: paths.held(),
+    });
+    let (replication, told) = (glue.replication.clone(), inputs.clone());
+    let helpers = Helpers::new(registry.clone(), replication, keeper.clone(), told);
     let listener = socket::bind(&paths.helper_socket()).context("helper socket")?;
     let orders = socket::bind(&paths.operator_socket()).context("operator socket")?;
     tokio::spawn(Operator::new(hub.clone(), inputs.clone()).serve(orders));
@@ -133,7 +149,11 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         power,
         helpers,
         watchdog: Watchdog::start(paths.watchdog_socket(), inputs.clone(), hub.clone()),
-        hands: VolumeHands { replication: glue.replication.clone(), registry: registry.clone() },
+        hands: VolumeHands {
+            replication: glue.replication.clone(),
+            registry: registry.clone(),
+            keeper: keeper.clone(),
+        },
         vms: glue.vms.clone(),
         memory,
         watch: watch.clone(),
@@ -159,13 +179,14 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         slot,
         replication: glue.replication,
         registry,
+        keeper: keeper.clone(),
         hub,
         inputs: inputs.clone(),
         changed: look.clone(),
         split_brain,
     };
     tokio::spawn(monitor.run(replicas));
-    Ok(Pair { inputs, look, engine })
+    Ok(Pair { inputs, look, keeper, engine })
 }
 
 /// VMs without a QEMU whose volumes an earlier agent left primary.

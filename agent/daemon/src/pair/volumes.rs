@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the core orders about replicated volumes, carried out one after the other.
 
+use super::keep::Keeper;
 use crate::hq::client::error_chain;
 use crate::vms::registry::Registry;
 use futures_util::future::join_all;
@@ -20,6 +21,8 @@ pub struct VolumeHands {
     pub replication: Arc<dyn Replication>,
     /// Which volumes there are.
     pub registry: Arc<Registry>,
+    /// Copies from before a resync.
+    pub keeper: Keeper,
 }
 
 impl VolumeHands {
@@ -35,6 +38,7 @@ impl VolumeHands {
     /// `primary` on every volume of a VM. A VM without volumes is no success.
     pub async fn promote(&self, vm: &VmName) -> bool {
         let specs = self.of(vm);
+        self.keeper.before_promote(vm).await;
         let jobs = specs.iter().map(|spec| self.replication.primary(spec.number, PROMOTE_LIMIT));
         let results = join_all(jobs).await;
         !specs.is_empty() && results.into_iter().all(|result| done("promote", vm, result))
@@ -71,8 +75,9 @@ impl VolumeHands {
     pub async fn reconnect(&self) {
         let Ok(statuses) = self.replication.status().await else { return };
         for spec in self.ready() {
-            let link = statuses.iter().find(|s| s.number == spec.number).map(|s| &s.link);
-            match link {
+            let status = statuses.iter().find(|s| s.number == spec.number);
+            let role = status.map(|status| status.role);
+            match status.map(|status| &status.link) {
                 Some(link) if link.is_up() || *link == LinkState::Negotiating => continue,
                 Some(LinkState::StandAlone) => {}
                 Some(_) => {
@@ -81,6 +86,10 @@ impl VolumeHands {
                 None => {
                     done("attach", &spec.vm, self.replication.attach(&spec).await);
                 }
+            }
+            // A frozen primary is in a hurry, and is not overwritten as long as it is one.
+            if role != Some(Role::Primary) {
+                self.keeper.before_connect(&spec).await;
             }
             done("connect", &spec.vm, self.replication.connect(&spec).await);
         }

@@ -10,7 +10,7 @@ use agent_core::Status as CoreStatus;
 use provisioning_protocol::ids::{Epoch, NodeSlot, SiteName, VmName};
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::{Event, PairStatus, ServerStatus, VmPhase, VmStatus};
-use provisioning_protocol::status::{Enrolment, LocalStatus, PeerGlance};
+use provisioning_protocol::status::{Enrolment, LocalStatus, OlderData, PeerGlance};
 use provisioning_protocol::template::TemplateRef;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -66,6 +66,8 @@ pub struct State {
     pub peer: Option<(PeerState, u32, u64)>,
     /// Disks, one line each.
     pub disks: Vec<String>,
+    /// What the site could go on with if the other server is gone for good.
+    pub older_data: Option<OlderData>,
     problems: Problems,
     events: Events,
 }
@@ -90,6 +92,7 @@ impl Default for State {
             peer_bytes: 0,
             peer: None,
             disks: Vec::new(),
+            older_data: None,
             problems: Problems::default(),
             events: Events::default(),
         }
@@ -288,6 +291,7 @@ impl Hub {
                 running,
             }),
             disks: state.disks.clone(),
+            older_data: state.older_data,
             events: state.events.shown(),
         }
     }

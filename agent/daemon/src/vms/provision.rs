@@ -9,6 +9,7 @@ use super::registry::{Registry, VmEntry};
 use crate::durable::file::FileError;
 use crate::enrol::backoff::Backoff;
 use crate::hq::client::error_chain;
+use crate::pair::keep::Keeper;
 use crate::status::{Concern, Hub};
 use crate::templates::install::{InstallError, Templates};
 use agent_core::Input;
@@ -61,6 +62,8 @@ pub struct Provisioner {
     pub replication: Arc<dyn Replication>,
     /// Whether there is room for more.
     pub fill: watch::Receiver<Fill>,
+    /// Copies from before a resync.
+    pub keeper: Keeper,
     /// What exists.
     pub registry: Arc<Registry>,
     /// Status.
@@ -155,6 +158,7 @@ impl Provisioner {
             let replica = spec(desired, volume, *number);
             fresh |= self.replication.create_metadata(&replica).await? == MetadataOutcome::Created;
             self.replication.attach(&replica).await?;
+            self.keeper.before_connect(&replica).await;
             self.replication.connect(&replica).await?;
             replicas.push(replica);
         }
@@ -231,6 +235,7 @@ fn spec(desired: &Desired, volume: DiskVolume, number: u32) -> ReplicaSpec {
 mod tests {
     use super::*;
     use crate::durable::causes::Causes;
+    use crate::pair::keep::KeeperParts;
     use crate::status::hub::Fixed;
     use crate::templates::install::Tell;
     use async_trait::async_trait;
@@ -283,12 +288,23 @@ mod tests {
         volumes.create_data(&old, &DiskName::new("data").unwrap(), 1 << 20).await.unwrap();
         let templates = Arc::new(NoTemplates::default());
         let (fill, seen) = watch::channel(Fill::Full);
+        let registry = Arc::new(Registry::open(dir.path().join("registry")).unwrap());
+        let replication: Arc<dyn Replication> = Arc::new(FakeReplication::default());
+        let keeper = Keeper::start(KeeperParts {
+            volumes: Arc::new(volumes.clone()),
+            replication: replication.clone(),
+            registry: registry.clone(),
+            hub: hub.clone(),
+            fill: seen.clone(),
+            file: dir.path().join("held.json"),
+        });
         let provisioner = Provisioner {
             templates: templates.clone(),
             volumes: Arc::new(volumes.clone()),
-            replication: Arc::new(FakeReplication::default()),
+            replication,
             fill: seen,
-            registry: Arc::new(Registry::open(dir.path().join("registry")).unwrap()),
+            keeper,
+            registry,
             hub: hub.clone(),
             inputs: mpsc::channel(8).0,
             changed: Arc::default(),

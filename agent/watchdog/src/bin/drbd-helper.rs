@@ -2,7 +2,8 @@
 //! `drbd-helper EVENT RESOURCE`: what the kernel's DRBD calls.
 //!
 //! For `fence-peer` the agent alone decides; without its answer the volume stays frozen, so this
-//! waits for it for ever. Only the standard library is used: this must run when nothing else does.
+//! waits for it for ever. Before a resync overwrites a volume, the agent has a moment to keep a copy of
+//! it; the resync begins with or without. Only the standard library is used: this must run when nothing else does.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,6 +14,9 @@ use std::time::Duration;
 const SOCKET: &str = "/run/forecourt/agent.sock";
 const RETRY: Duration = Duration::from_millis(100);
 const TELL_LIMIT: Duration = Duration::from_millis(200);
+/// The agent answers within 3 s. The peer's guests cannot write meanwhile, and after 6.3 s the peer
+/// would drop this server.
+const KEEP_LIMIT: Duration = Duration::from_secs(4);
 const ANSWER_BYTES_MAX: u64 = 256;
 
 fn main() -> ExitCode {
@@ -24,6 +28,11 @@ fn main() -> ExitCode {
         "{{\"event\":\"{event}\",\"resource\":\"{resource}\",\"pid\":{}}}\n",
         std::process::id()
     );
+    if event == "before-resync-target" {
+        // Whatever comes of it: a refusal would drop the link.
+        let _ = wait(Path::new(&socket), &line);
+        return ExitCode::SUCCESS;
+    }
     if event != "fence-peer" {
         // Best effort: a refusal here would drop the link.
         let _ = tell(Path::new(&socket), &line);
@@ -47,6 +56,16 @@ fn tell(socket: &Path, line: &str) -> std::io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_write_timeout(Some(TELL_LIMIT))?;
     stream.write_all(line.as_bytes())
+}
+
+/// Tells the agent and waits until it is done, or has had its time.
+fn wait(socket: &Path, line: &str) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_write_timeout(Some(TELL_LIMIT))?;
+    stream.set_read_timeout(Some(KEEP_LIMIT))?;
+    stream.write_all(line.as_bytes())?;
+    // One byte of the answer says that there is one.
+    stream.read(&mut [0]).map(drop)
 }
 
 fn ask(socket: &Path, line: &str) -> std::io::Result<Option<u8>> {
