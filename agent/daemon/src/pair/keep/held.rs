@@ -104,7 +104,7 @@ mod tests {
             held.saw(&volume(DiskState::UpToDate, LinkState::Connected), NOW + second * 1000);
         }
         let kept = Held::read(path.clone()).of("till-data");
-        assert!(kept >= NOW + 90_000 && kept <= NOW + 149_000, "{kept}");
+        assert!((NOW + 90_000..=NOW + 149_000).contains(&kept), "{kept}");
         std::fs::write(&path, "nonsense").unwrap();
         assert_eq!(Held::read(path).of("till-data"), 0);
     }
