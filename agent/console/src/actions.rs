@@ -45,12 +45,22 @@ pub fn reboot(source: &Source, reason: &str) -> String {
 /// Tells the agent that the other server is off, and says in words what came of it. Outside a server
 /// it only writes the reason.
 pub fn declare_peer_off(source: &Source, reason: &str) -> String {
-    let note = write_down(source, "declare_peer_off", reason);
+    let order = OperatorOrder::DeclarePeerOff { reason: reason.to_owned() };
+    order_agent(source, "declare_peer_off", reason, &order)
+}
+
+/// Tells the agent to go on with older data, in the same way.
+pub fn use_older_data(source: &Source, reason: &str) -> String {
+    let order = OperatorOrder::UseOlderData { reason: reason.to_owned() };
+    order_agent(source, "use_older_data", reason, &order)
+}
+
+fn order_agent(source: &Source, action: &str, reason: &str, order: &OperatorOrder) -> String {
+    let note = write_down(source, action, reason);
     if matches!(source, Source::Folder(_)) {
         return format!("{note} This is no server: nobody is told.");
     }
-    let order = OperatorOrder::DeclarePeerOff { reason: reason.to_owned() };
-    match ask(Path::new(OPERATOR_SOCKET), &order) {
+    match ask(Path::new(OPERATOR_SOCKET), order) {
         Ok(answer) => format!("{note} {}", answer.text),
         Err(error) => format!("{note} The agent did not take it: {error:#}."),
     }

@@ -223,6 +223,14 @@ fn stopped(status: &Status) -> Option<Advice> {
     let cause = status.pair.cause.as_str();
     match status.pair.state {
         PeerState::Suspect => say(Level::Alarm, Code::Frozen, frozen(&other, cause)),
+        PeerState::Wait if status.older_data.is_some() => say(
+            Level::Alarm,
+            Code::Waiting,
+            format!(
+                "Switch on {other}: it was lost while this server copied from it. If it is gone for \
+                 good, call headquarters: this one kept what it held before (key o)."
+            ),
+        ),
         PeerState::Wait => waiting(&other, cause),
         PeerState::Loser => say(
             Level::Wait,

@@ -8,7 +8,7 @@ use crate::text::Clean;
 use provisioning_protocol::ids::NodeSlot;
 use provisioning_protocol::peer::{Path, PeerState};
 use provisioning_protocol::report::VmPhase;
-use provisioning_protocol::status::{Enrolment, LocalStatus};
+use provisioning_protocol::status::{Enrolment, LocalStatus, OlderData};
 
 /// A status older than this is a dead agent's: it writes one at least each second.
 pub const STALE_MS: u64 = 5_000;
@@ -128,6 +128,8 @@ pub struct Status {
     pub vms: Vec<Vm>,
     /// Data disks, a line each.
     pub disks: Vec<Clean>,
+    /// What the site could go on with if the other server is gone for good.
+    pub older_data: Option<OlderData>,
     /// Events, newest first.
     pub events: Vec<Event>,
     /// What stands in the way, most pressing first.
@@ -331,6 +333,7 @@ impl From<&LocalStatus> for Status {
             }),
             vms: vms.collect(),
             disks: cleaned(&said.disks),
+            older_data: said.older_data,
             events: events.collect(),
             problems: cleaned(&server.problems),
         }

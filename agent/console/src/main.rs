@@ -118,6 +118,10 @@ fn press(screen: &mut Screen, terminal: &mut Terminal, source: &Source, key: Key
             let outcome = actions::declare_peer_off(source, &reason);
             screen.step(Event::Done(outcome));
         }
+        Some(Action::UseOlderData { reason }) => {
+            let outcome = actions::use_older_data(source, &reason);
+            screen.step(Event::Done(outcome));
+        }
         None => (),
     }
 }

@@ -9,9 +9,11 @@
 //!  p -> Reason ("why?") --Enter--> Confirm (type REBOOT) --Enter--> Action::Reboot
 //!  d -> Reason ("why?") --Enter--> Confirm (type OTHER SERVER IS OFF) --Enter--> Action::DeclarePeerOff
 //!       (only while the pair is frozen or waits)
+//!  o -> Reason ("why?") --Enter--> Confirm (type GO ON WITH OLDER DATA) --Enter--> Action::UseOlderData
+//!       (only while it waits, half copied, and whole copies from before are kept)
 //! ```
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Status};
 use crate::text::Clean;
 use provisioning_protocol::peer::PeerState;
 
@@ -58,6 +60,8 @@ pub enum Task {
     Reboot,
     /// Say that the other server is off, so that this one goes on alone.
     DeclarePeerOff,
+    /// Go on with the whole copies from before a resync that did not end.
+    UseOlderData,
 }
 
 impl Task {
@@ -67,6 +71,7 @@ impl Task {
         match self {
             Self::Reboot => "REBOOT",
             Self::DeclarePeerOff => "OTHER SERVER IS OFF",
+            Self::UseOlderData => "GO ON WITH OLDER DATA",
         }
     }
 
@@ -74,6 +79,7 @@ impl Task {
         match self {
             Self::Reboot => Action::Reboot { reason },
             Self::DeclarePeerOff => Action::DeclarePeerOff { reason },
+            Self::UseOlderData => Action::UseOlderData { reason },
         }
     }
 }
@@ -150,6 +156,11 @@ pub enum Action {
         /// Why, as typed.
         reason: String,
     },
+    /// Write down the reason and tell the agent to go on with older data.
+    UseOlderData {
+        /// Why, as typed.
+        reason: String,
+    },
 }
 
 /// The console's state.
@@ -221,6 +232,7 @@ impl Screen {
         match key {
             Key::Char('p' | 'P') => self.ask(Task::Reboot),
             Key::Char('d' | 'D') if self.may_declare() => self.ask(Task::DeclarePeerOff),
+            Key::Char('o' | 'O') if self.may_use_older() => self.ask(Task::UseOlderData),
             Key::Char('r' | 'R') | Key::Enter => return Some(Action::Repaint),
             Key::Char('j') | Key::Down => self.scroll = self.scroll.saturating_add(1).min(1000),
             Key::Char('k') | Key::Up => self.scroll = self.scroll.saturating_sub(1),
@@ -249,6 +261,13 @@ impl Screen {
             PeerState::Suspect | PeerState::Wait => true,
             _ => status.waits_for_the_others_vms(),
         })
+    }
+
+    /// Whether this server could go on with older data, and with nothing else.
+    #[must_use]
+    pub fn may_use_older(&self) -> bool {
+        let offered = |status: &Status| status.older_data.is_some();
+        self.may_declare() && self.facts.fresh().is_some_and(offered)
     }
 
     fn dialog_key(&mut self, dialog: Dialog, key: Key) -> Option<Action> {

@@ -8,7 +8,9 @@ mod common;
 use agent_console::facts::{Facts, Sight};
 use agent_console::screen::{Dialog, Event, Key, Screen, Task};
 use agent_console::view::{Theme, view};
-use common::{NOW_MS, but, draw, facts, facts_of, frozen, new_server, overview, pair, vm, well};
+use common::{
+    NOW_MS, but, draw, facts, facts_of, frozen, half_copied, new_server, overview, pair, vm, well,
+};
 use proptest::prelude::*;
 use provisioning_protocol::peer::{Path, PeerState};
 use provisioning_protocol::report::VmPhase;
@@ -147,6 +149,17 @@ fn the_dialog_that_declares_the_other_server_off() {
     }
     screen.step(Event::Key(Key::Enter));
     insta::assert_snapshot!("declare_confirm", draw(&screen, 80, 24));
+}
+
+#[test]
+fn the_older_data_dialog() {
+    let mut screen = Screen::new(facts(half_copied()));
+    insta::assert_snapshot!("a_half_copied_server", draw(&screen, 80, 24));
+    for c in "oserver B burnt".chars() {
+        screen.step(Event::Key(Key::Char(c)));
+    }
+    screen.step(Event::Key(Key::Enter));
+    insta::assert_snapshot!("older_data_confirm", draw(&screen, 80, 24));
 }
 
 #[test]

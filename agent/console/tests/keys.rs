@@ -6,7 +6,7 @@ mod common;
 use agent_console::screen::{
     Action, DIALOG_IDLE_S, Dialog, Event, Key, PAGE_IDLE_S, Page, Screen, Task,
 };
-use common::{facts, frozen, well};
+use common::{facts, frozen, half_copied, well};
 use proptest::prelude::*;
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
@@ -65,6 +65,21 @@ fn the_other_server_is_declared_off_only_while_frozen_and_in_the_full_words() {
     for keys in ["d\nOTHER SERVER IS OFF\n", "dreason\nREBOOT\n", "dreason\nother server is off\n"]
     {
         assert_eq!(press(&mut frozen(), keys), None, "{keys:?}");
+    }
+}
+
+#[test]
+fn older_data_is_gone_on_with_only_where_it_is_offered_and_in_the_full_words() {
+    for nothing in [facts(well()), facts(frozen())] {
+        let mut screen = Screen::new(nothing);
+        assert_eq!(press(&mut screen, "o"), None);
+        assert_eq!(screen.dialog, None, "there is no older data to go on with");
+    }
+    let half = || Screen::new(facts(half_copied()));
+    let action = press(&mut half(), "oserver B burnt\nGO ON WITH OLDER DATA\n");
+    assert_eq!(action, Some(Action::UseOlderData { reason: "server B burnt".into() }));
+    for keys in ["o\nGO ON WITH OLDER DATA\n", "oreason\nOTHER SERVER IS OFF\n", "oreason\n\n"] {
+        assert_eq!(press(&mut half(), keys), None, "{keys:?}");
     }
 }
 

@@ -138,6 +138,35 @@ async fn promotion_is_tried_again_only_while_it_may_yet_work() {
 }
 
 #[tokio::test]
+async fn a_resync_is_neither_starved_by_busy_guests_nor_starves_them() {
+    let rig = rig();
+    let _ = rig.replication.attach(&rig.spec).await;
+    rig.knows("StandAlone", "UpToDate", "DUnknown");
+    rig.replication.connect(&rig.spec).await.expect("connecting");
+    let commands = rig.runner.commands();
+    let told = |verb: &str, option: &str| {
+        let command = commands.iter().find(|command| command.args[0] == verb).expect("told");
+        let found =
+            command.args.iter().filter_map(|arg| arg.strip_prefix(option)?.strip_prefix('='));
+        found.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // MiB/s; the kernel's own floor is a quarter of one.
+    let mib =
+        |option| told("attach", option)[0].strip_suffix('M').and_then(|n| n.parse::<u32>().ok());
+    let [least, most, first] = ["--c-min-rate", "--c-max-rate", "--resync-rate"].map(mib);
+    assert!(
+        least >= Some(10) && most >= Some(50) && first >= least,
+        "{least:?} {most:?} {first:?}"
+    );
+    assert!(most <= Some(100), "nothing of a gigabit is left to the guests");
+    assert_eq!(told("attach", "--c-fill-target"), ["1M"]);
+    assert_eq!(told("attach", "--rs-discard-granularity"), ["65536"], "the pool's chunk");
+    assert!(told("attach", "--c-plan-ahead").is_empty(), "0 would switch the steering off");
+    assert_eq!(told("connect", "--max-buffers"), ["8000"]);
+    assert_eq!(told("connect", "--csums-alg"), ["crc32c"]);
+}
+
+#[tokio::test]
 async fn a_copy_is_adopted_without_a_connection_and_without_asking_anybody() {
     let rig = rig();
     rig.replication.start_over(&rig.spec).await.expect("fresh");

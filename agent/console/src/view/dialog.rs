@@ -4,7 +4,7 @@
 use super::Row;
 use crate::facts::Facts;
 use crate::screen::{Dialog, REASON_CHARS, Task};
-use crate::text::{clip, wrap};
+use crate::text::{clip, date_time, wrap};
 use crate::words;
 use provisioning_protocol::peer::PeerState;
 
@@ -56,13 +56,14 @@ fn title(task: Task) -> &'static str {
     match task {
         Task::Reboot => " Reboot this server",
         Task::DeclarePeerOff => " Say that the other server is off",
+        Task::UseOlderData => " Go on with older data",
     }
 }
 
 fn prompt(task: Task) -> String {
     let then = match task {
         Task::Reboot => "to reboot now",
-        Task::DeclarePeerOff => "to go on alone",
+        Task::DeclarePeerOff | Task::UseOlderData => "to go on alone",
     };
     format!(" Type {} and press Enter {then}.", task.confirm_words())
 }
@@ -71,6 +72,7 @@ fn consequence(task: Task, facts: &Facts, width: usize) -> Vec<Row> {
     let text = match task {
         Task::Reboot => reboot_means(facts),
         Task::DeclarePeerOff => declaring_means(facts),
+        Task::UseOlderData => older_means(facts),
     };
     wrap(&text, width.saturating_sub(3), 6).iter().map(line).collect()
 }
@@ -84,6 +86,24 @@ fn declaring_means(facts: &Facts) -> String {
         "{capital} is {heard}. First switch {other} OFF, or pull all its network and direct cables, \
          and leave it so. If it still runs, its work and this server's work since now can no longer \
          be put together, and one of the two is lost."
+    )
+}
+
+/// What is lost, and what must be true.
+fn older_means(facts: &Facts) -> String {
+    let status = facts.fresh();
+    let other = status.map_or("the other server".to_owned(), |s| words::other(s.slot));
+    let older = status.and_then(|status| status.older_data).unwrap_or_default();
+    let vms = usize::try_from(older.vms).unwrap_or(usize::MAX);
+    let vms = words::count(vms, "virtual machine goes", "virtual machines go");
+    let when = match older.holds_ms {
+        0 => "an earlier time that is not known".to_owned(),
+        ms => date_time(ms),
+    };
+    format!(
+        "{vms} back to {when}. What was written after that is on {other} alone, and is LOST by this. Do it \
+         only if {other} is gone for good. First switch it OFF, or pull all its cables, and leave it \
+         so: its disks must be blank before it may come back."
     )
 }
 

@@ -9,7 +9,7 @@ use agent_console::view::{Theme, to_text, view};
 use provisioning_protocol::ids::{Epoch, NodeSlot, SiteName, TemplateName, VmName};
 use provisioning_protocol::peer::{Path, PeerState};
 use provisioning_protocol::report::{Event, PairStatus, ServerStatus, VmPhase, VmStatus};
-use provisioning_protocol::status::{Enrolment, LocalStatus, PeerGlance};
+use provisioning_protocol::status::{Enrolment, LocalStatus, OlderData, PeerGlance};
 use provisioning_protocol::template::{TemplateRef, TemplateVersion};
 
 /// Milliseconds since boot at which all frames are drawn.
@@ -101,6 +101,7 @@ pub fn well() -> LocalStatus {
             "/dev/sda 240 GiB INTEL SSDSC2KB24: left alone: in use by this server's system".into(),
             "/dev/sdb 1788 GiB SAMSUNG MZ7L31T9: in use for VM volumes".into(),
         ],
+        older_data: None,
         events: vec![
             event(34, "enrolled", "Enrolled as server A of site muenchen-12"),
             event(31, "vm_started", "parts-counter started from parts-counter@3"),
@@ -171,6 +172,17 @@ pub fn draw(screen: &Screen, columns: u16, rows: u16) -> String {
 /// A frame of the size every terminal has.
 pub fn overview(facts: Facts) -> String {
     draw(&Screen::new(facts), 80, 24)
+}
+
+/// A server whose peer was lost in the middle of a resync onto it.
+pub fn half_copied() -> LocalStatus {
+    let mut status = well();
+    status.server.pair = pair(PeerState::Wait);
+    status.server.pair.cause = "Out of sync: waiting for the other server.".into();
+    status.server.vms[0].phase = VmPhase::Standby;
+    status.older_data = Some(OlderData { vms: 1, holds_ms: WALL_MS - 3_600_000 });
+    status.peer.as_mut().unwrap().age_ms = 3_100;
+    status
 }
 
 /// A server whose peer is lost and whose witness does not answer.

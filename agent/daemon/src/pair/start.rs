@@ -4,7 +4,7 @@
 use super::engine::{Engine, INPUTS_MAX, durable};
 use super::executor::{Executor, Parts, WitnessPort};
 use super::helper::Helpers;
-use super::keep::{Keeper, KeeperParts};
+use super::keep::{Keeper, KeeperParts, PATIENCE};
 use super::live;
 use super::monitor::Monitor;
 use super::operator::Operator;
@@ -130,6 +130,7 @@ pub async fn start(parts: PairParts) -> anyhow::Result<Pair> {
         hub: hub.clone(),
         fill,
         file: paths.held(),
+        patience: PATIENCE,
     });
     let (replication, told) = (glue.replication.clone(), inputs.clone());
     let helpers = Helpers::new(registry.clone(), replication, keeper.clone(), told);

@@ -245,6 +245,7 @@ mod tests {
     use provisioning_protocol::ids::{DiskName, NodeSlot, SiteName, TemplateName, VmName};
     use provisioning_protocol::template::TemplateVersion;
     use std::sync::Mutex;
+    use std::time::Duration;
 
     /// Knows no template; notes which were asked for.
     #[derive(Default)]
@@ -297,6 +298,7 @@ mod tests {
             hub: hub.clone(),
             fill: seen.clone(),
             file: dir.path().join("held.json"),
+            patience: Duration::ZERO,
         });
         let provisioner = Provisioner {
             templates: templates.clone(),

@@ -31,6 +31,9 @@ use worker::Worker;
 /// The kernel's resync target waits no longer than this for its copy. Writes of the other server's
 /// guests wait with it; it would drop this server after 6.3 s (ko-count x timeout).
 pub const HELPER_LIMIT: Duration = Duration::from_secs(3);
+/// [`KeeperParts::patience`] of a server: one that may yet take over has better things to do in the
+/// first seconds, and a path switch takes five.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 const JOBS_MAX: usize = 64;
 
 /// What the keeper works with.
@@ -48,6 +51,8 @@ pub struct KeeperParts {
     pub fill: watch::Receiver<Fill>,
     /// Where it is kept up to when each volume holds everything.
     pub file: PathBuf,
+    /// For so long a lost link may come back before anything is said or done about it.
+    pub patience: Duration,
 }
 
 enum Job {

@@ -31,6 +31,10 @@ async fn rig(disk: DiskState) -> Rig {
 }
 
 async fn rig_with(disk: DiskState, volumes: FakeVolumes, dir: TempDir) -> Rig {
+    patient(disk, volumes, dir, Duration::ZERO).await
+}
+
+async fn patient(disk: DiskState, volumes: FakeVolumes, dir: TempDir, patience: Duration) -> Rig {
     let kernel = FakeReplication::default();
     let causes = Causes::new(dir.path().join("causes"), &dir.path().join("link"));
     let hub = Arc::new(Hub::new(Fixed::default(), causes));
@@ -50,6 +54,7 @@ async fn rig_with(disk: DiskState, volumes: FakeVolumes, dir: TempDir) -> Rig {
         hub: hub.clone(),
         fill: seen,
         file: dir.path().join("held.json"),
+        patience,
     });
     Rig { _dir: dir, volumes, kernel, hub, fill, keeper, spec }
 }
@@ -158,6 +163,33 @@ async fn a_broken_resync_leaves_the_older_copy_across_restarts_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_link_that_comes_back_soon_is_no_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let volumes = FakeVolumes::new(dir.path());
+    let rig = patient(DiskState::Outdated, volumes, dir, Duration::from_secs(3600)).await;
+    rig.is(DiskState::Outdated, LinkState::Connecting);
+    rig.look().await;
+    assert!(rig.kept().await.is_empty(), "a snapshot for each flap");
+    rig.broken_resync().await;
+    assert_eq!(rig.told("resync_broken"), 0);
+    assert!(rig.hub.local().older_data.is_none() && !rig.shown("half copied"));
+}
+
+#[tokio::test]
+async fn parted_for_a_while_a_volume_gets_its_copy_unless_its_server_goes_on_alone() {
+    let rig = rig(DiskState::UpToDate).await;
+    rig.pair_is(PeerState::Solo);
+    rig.is(DiskState::UpToDate, LinkState::Connecting);
+    rig.look().await;
+    assert!(rig.kept().await.is_empty(), "the others will be overwritten");
+    rig.pair_is(PeerState::Wait);
+    rig.look().await;
+    assert_eq!(rig.kept().await[0].cause, KeepCause::Parted);
+    rig.look().await;
+    assert_eq!(rig.kept().await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_copy_whose_resync_began_too_early_counts_for_nothing() {
     let rig = rig(DiskState::Outdated).await;
     rig.is(DiskState::Outdated, LinkState::Negotiating);
@@ -216,6 +248,7 @@ async fn a_full_pool_takes_no_copy_and_gives_up_those_whose_source_is_there() {
     let rig = self::rig(DiskState::Outdated).await;
     rig.broken_resync().await;
     rig.fill.send_replace(Fill::Full);
+    rig.volumes.set_data_percent(95.0);
     rig.look().await;
     assert_eq!(rig.kept().await.len(), 1, "it may be all that is left");
     rig.is(DiskState::Inconsistent, LinkState::SyncTarget);

@@ -21,14 +21,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Parted for so long, a volume gets its copy. A server that has lost its vote will be overwritten;
-/// one that may yet take over has better things to do in the first seconds.
+/// A server that has lost its vote will be overwritten: its volumes get their copies sooner.
 const LOST_AFTER: Duration = Duration::from_secs(3);
-const PARTED_AFTER: Duration = Duration::from_secs(10);
 /// After a failure of LVM.
 const RETRY: Duration = Duration::from_secs(60);
-/// The pool's usage is not asked for more often.
-const USAGE_FOR: Duration = Duration::from_secs(60);
+/// The pool's usage is not asked for more often. A resync writes 1.4 GB in that time at most.
+const USAGE_FOR: Duration = Duration::from_secs(15);
 
 pub(super) struct Worker {
     pub(super) parts: KeeperParts,
@@ -222,7 +220,8 @@ impl Worker {
 
     async fn full(&mut self) -> bool {
         let watched = *self.parts.fill.borrow();
-        let stale = self.fill.is_none_or(|(at, _)| at.elapsed() >= USAGE_FOR);
+        let old = |(at, fill): (Instant, Fill)| at.elapsed() >= USAGE_FOR || fill < watched;
+        let stale = self.fill.is_none_or(old);
         if stale && let Ok(usage) = self.parts.volumes.usage().await {
             self.fill = Some((Instant::now(), watched.next(&usage)));
         }
@@ -273,13 +272,16 @@ impl Worker {
         if keeps && volumes.iter().flatten().any(|status| rules::is_half(status)) {
             self.overwritten.insert(vm.clone());
         }
-        let full = *self.parts.fill.borrow() == Fill::Full;
+        // A resync that breaks up what is shared with a copy may fill the pool before its guard looks.
+        let copied = volumes.iter().flatten().any(|s| rules::is_half(s) && s.link.is_up());
+        let full = keeps && copied && self.full().await;
         let verdict = rules::verdict(&volumes, full);
-        let needed = verdict == Verdict::Needed;
+        let needed = verdict == Verdict::Needed && self.lost_for_good(entry);
         let holds_ms = if needed { self.whole_set(entry) } else { None };
         self.say_broken(vm, needed, holds_ms);
         match verdict {
-            Verdict::Needed => return Some(holds_ms),
+            Verdict::Needed if needed => return Some(holds_ms),
+            Verdict::Needed => {}
             Verdict::Stay => self.take_due(entry, statuses).await,
             Verdict::Equal | Verdict::WrittenHere | Verdict::Full if keeps => {
                 self.release(vm, verdict).await;
@@ -287,6 +289,14 @@ impl Worker {
             Verdict::Equal | Verdict::WrittenHere | Verdict::Full => {}
         }
         None
+    }
+
+    /// Whether no volume has been connected for a while.
+    fn lost_for_good(&self, entry: &VmEntry) -> bool {
+        entry.replicas.iter().all(|spec| {
+            let since = self.parted.get(&spec.number);
+            since.is_some_and(|since| since.elapsed() >= self.parts.patience)
+        })
     }
 
     /// Up to when all copies hold everything, if there is a whole one of each volume.
@@ -304,8 +314,8 @@ impl Worker {
         let after = match state {
             // It goes on alone: others will be overwritten by it.
             Some(PeerState::Solo) => return,
-            Some(PeerState::Wait | PeerState::Loser) => LOST_AFTER,
-            _ => PARTED_AFTER,
+            Some(PeerState::Wait | PeerState::Loser) => LOST_AFTER.min(self.parts.patience),
+            _ => self.parts.patience,
         };
         for spec in &entry.replicas {
             let status = statuses.iter().find(|status| status.number == spec.number);
