@@ -22,6 +22,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// A guest that changes its memory faster than it can be sent is slowed down by QEMU, and still
 /// does not get longer than this.
 const STREAM_LIMIT: Duration = Duration::from_secs(600);
+/// For the last of the memory, by QEMU's estimate; half of what it allows itself, as the volumes have to
+/// change hands after it.
+const DOWNTIME_MS: u32 = 150;
 /// QEMU connects at once.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What QEMU needs to end a stream one way or the other.
@@ -48,7 +51,9 @@ fn stream_of(answer: &Value) -> Stream {
 async fn agree(qmp: &mut Qmp) -> Result<()> {
     let on = |name: &str| json!({ "capability": name, "state": true });
     let list = json!({ "capabilities": [on("return-path"), on("auto-converge")] });
-    qmp.execute("migrate-set-capabilities", Some(list)).await.map(drop)
+    qmp.execute("migrate-set-capabilities", Some(list)).await?;
+    let limit = json!({ "downtime-limit": DOWNTIME_MS });
+    qmp.execute("migrate-set-parameters", Some(limit)).await.map(drop)
 }
 
 fn uri(socket: &Path) -> Value {

@@ -12,10 +12,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+/// What may be on its way. QEMU takes all that the sockets hold for sent, and counts on the rate at
+/// which they fill: what waits in them when the guest is stopped prolongs its pause.
+const WIRE_BYTES: u32 = 256 << 10;
+/// Streams that wait to be accepted.
+const STREAMS_WAITING: u32 = 16;
 /// One VM moves at a time; a few more may still be on their way out.
 const STREAMS_MAX: usize = 4;
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -90,7 +95,7 @@ impl MemoryLink {
 
     async fn side(self, own: SocketAddr, peer: SocketAddr, out: mpsc::Sender<Arrival>) {
         let listener = loop {
-            match TcpListener::bind(own).await {
+            match listener(own) {
                 Ok(listener) => break listener,
                 Err(_) if out.is_closed() => return,
                 Err(_) => tokio::time::sleep(BIND_RETRY).await,
@@ -196,13 +201,27 @@ fn word(accel: Accel) -> &'static str {
 }
 
 async fn connect(own: SocketAddr, peer: SocketAddr) -> io::Result<TcpStream> {
-    let socket = match own {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
+    let socket = socket(own)?;
+    socket.set_send_buffer_size(WIRE_BYTES)?;
     // The peer takes nothing from any other address.
     socket.bind(SocketAddr::new(own.ip(), 0))?;
     socket.connect(peer).await
+}
+
+fn listener(own: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(own)?;
+    socket.set_reuseaddr(true)?;
+    // Before it listens: this is what peers are told when they connect.
+    socket.set_recv_buffer_size(WIRE_BYTES)?;
+    socket.bind(own)?;
+    socket.listen(STREAMS_WAITING)
+}
+
+fn socket(own: SocketAddr) -> io::Result<TcpSocket> {
+    match own {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }
 }
 
 async fn offer_on(mut wire: TcpStream, line: &str) -> io::Result<TcpStream> {
