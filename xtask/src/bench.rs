@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench`: measurements.
 
+mod peers;
+
 use crate::args::{BenchName, BenchOptions};
 use crate::{lab, ui};
 use anyhow::Context;
@@ -9,7 +11,7 @@ use std::path::Path;
 use tests_lab::artifacts::Artifacts;
 use tests_lab::bench::boot::BootReport;
 use tests_lab::bench::failover::{Mode, ModeReport};
-use tests_lab::bench::peers::{self, Contender};
+use tests_lab::bench::peers::Contender;
 use tests_lab::bench::{self, Spread};
 use tests_lab::timeline::Timeline;
 
@@ -125,7 +127,7 @@ fn peers(
     runs: u32,
 ) -> anyhow::Result<Report> {
     let rivals = crate::image::build_peers(out_folder(artifacts)?)?;
-    let report = peers::run(artifacts, timeline, &rivals, contenders, runs)?;
+    let report = bench::peers::run(artifacts, timeline, &rivals, contenders, runs)?;
     let mut result = Report::new(&report)?;
     for standing in &report.contenders {
         let name = standing.contender.name();
@@ -142,8 +144,9 @@ fn peers(
         }
         result = result.goal(lost + torn == 0, || format!("{name}: {lost} lost, {torn} torn"));
     }
-    for (phase, ratio) in &report.ratios {
-        ui::line(&format!("pacemaker / forecourt-bmc, {phase}: {ratio:.1}"));
+    ui::line("");
+    for line in peers::table(&report) {
+        ui::line(&line);
     }
     Ok(result)
 }
