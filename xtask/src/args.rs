@@ -129,7 +129,8 @@ pub struct BenchOptions {
     /// How often to repeat it; 10 times for `failover`, else once, if not said.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub runs: Option<u32>,
-    /// What is lost in `failover`, as in `wan-up,link-cut`; everything if not said.
+    /// What is lost in `failover`, as in `wan-up,link-cut`, or who is killed in `peers`, as in
+    /// `forecourt-bmc,pacemaker`; everything if not said.
     #[arg(long, value_delimiter = ',')]
     pub modes: Vec<String>,
     /// Write the figures to this file.
@@ -146,6 +147,8 @@ pub enum BenchName {
     Image,
     /// Power-on to agent ready.
     Boot,
+    /// The same kill, beside Debian's Pacemaker with Corosync and DRBD.
+    Peers,
 }
 
 /// A step of `test`.

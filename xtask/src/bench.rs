@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench`: measurements.
 
+mod peers;
+
 use crate::args::{BenchName, BenchOptions};
 use crate::{lab, ui};
 use anyhow::Context;
@@ -9,6 +11,7 @@ use std::path::Path;
 use tests_lab::artifacts::Artifacts;
 use tests_lab::bench::boot::BootReport;
 use tests_lab::bench::failover::{Mode, ModeReport};
+use tests_lab::bench::peers::Contender;
 use tests_lab::bench::{self, Spread};
 use tests_lab::timeline::Timeline;
 
@@ -45,7 +48,11 @@ impl Report {
 
 /// Runs one measurement; fails when a figure misses its goal, after all were written.
 pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
-    let modes = Mode::select(&options.modes)?;
+    let (mut modes, mut contenders) = (Vec::new(), Vec::new());
+    match options.name {
+        BenchName::Peers => contenders = Contender::select(&options.modes)?,
+        _ => modes = Mode::select(&options.modes)?,
+    }
     let artifacts = lab::artifacts()?;
     let timeline = Timeline::printing();
     let runs = |usual| options.runs.unwrap_or(usual);
@@ -53,6 +60,7 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
         BenchName::Failover => failover(&artifacts, &timeline, &modes, runs(FAILOVER_RUNS))?,
         BenchName::Boot => boot(&artifacts, &timeline, runs(1))?,
         BenchName::Image => image(&artifacts, &timeline, runs(1))?,
+        BenchName::Peers => peers(&artifacts, &timeline, &contenders, runs(1))?,
     };
     if let Some(file) = &options.json {
         lab::write_json(file, &report.figures)?;
@@ -110,6 +118,39 @@ fn judge(mut result: Report, mode: &ModeReport) -> Report {
     result
 }
 
+/// Seconds after the kill, side by side. Only lost writes and broken runs fail it: the times are for
+/// a person to compare.
+fn peers(
+    artifacts: &Artifacts,
+    timeline: &Timeline,
+    contenders: &[Contender],
+    runs: u32,
+) -> anyhow::Result<Report> {
+    let rivals = crate::image::build_peers(out_folder(artifacts)?)?;
+    let report = bench::peers::run(artifacts, timeline, &rivals, contenders, runs)?;
+    let mut result = Report::new(&report)?;
+    for standing in &report.contenders {
+        let name = standing.contender.name();
+        ui::line(&format!("\n{:<20} {:>6} {:>8} {:>8}", name, "min", "p50", "max"));
+        for (phase, spread) in &standing.phases {
+            ui::line(&row(phase, *spread));
+        }
+        let (acked, lost, torn) =
+            (standing.acked_writes, standing.lost_writes, standing.torn_writes);
+        let runs = standing.runs.len();
+        ui::line(&format!("{runs} runs; {acked} writes acknowledged, {lost} lost, {torn} torn"));
+        if let Some(error) = &standing.error {
+            result.misses.push(format!("{name}: {error}"));
+        }
+        result = result.goal(lost + torn == 0, || format!("{name}: {lost} lost, {torn} torn"));
+    }
+    ui::line("");
+    for line in peers::table(&report) {
+        ui::line(&line);
+    }
+    Ok(result)
+}
+
 fn boot(artifacts: &Artifacts, timeline: &Timeline, runs: u32) -> anyhow::Result<Report> {
     let report = bench::boot::boot(artifacts, timeline, &artifacts.image, AGENT_UNIT, runs)?;
     show_boot("forecourt", &report);
@@ -125,8 +166,7 @@ fn image(artifacts: &Artifacts, timeline: &Timeline, runs: u32) -> anyhow::Resul
     let root_bytes = serde_json::from_str::<Value>(&text)?["root_bytes"]
         .as_u64()
         .with_context(|| format!("{} has no root_bytes", description.display()))?;
-    let out = artifacts.image.parent().context("The image lies in no folder")?;
-    let stock = crate::image::build_stock(out)?;
+    let stock = crate::image::build_stock(out_folder(artifacts)?)?;
     let theirs = bench::boot::boot(artifacts, timeline, &stock, "multi-user.target", runs)?;
     show_boot("forecourt", &ours);
     show_boot("stock Debian", &theirs);
@@ -141,6 +181,10 @@ fn image(artifacts: &Artifacts, timeline: &Timeline, runs: u32) -> anyhow::Resul
     Ok(Report::new(&figures)?.goal(total <= IMAGE_BYTES_MAX, || {
         format!("UKI and root have {total} bytes, the goal {IMAGE_BYTES_MAX}")
     }))
+}
+
+fn out_folder(artifacts: &Artifacts) -> anyhow::Result<&Path> {
+    artifacts.image.parent().context("The image lies in no folder")
 }
 
 fn bytes(file: &Path) -> anyhow::Result<u64> {

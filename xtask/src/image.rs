@@ -97,15 +97,24 @@ pub fn build(options: &Options) -> anyhow::Result<ImagePaths> {
 /// Builds the yardstick: plain Debian with its cloud kernel and default initrd, to boot on the
 /// same emulator.
 pub fn build_stock(out: &Path) -> anyhow::Result<PathBuf> {
-    let raw = out.join("stock.raw");
-    let stamp = out.join("stock.inputs");
-    let definition = definition().join("stock");
+    build_other(out, "stock", definition().join("stock"))
+}
+
+/// Builds the rival: Debian with its Pacemaker, Corosync and DRBD.
+pub fn build_peers(out: &Path) -> anyhow::Result<PathBuf> {
+    build_other(out, "peers", paths::root().join("tests/lab/peers"))
+}
+
+/// Builds an image that has nothing of ours in it; does nothing when its definition did not change.
+fn build_other(out: &Path, name: &'static str, definition: PathBuf) -> anyhow::Result<PathBuf> {
+    let raw = out.join(name).with_extension("raw");
+    let stamp = raw.with_extension("inputs");
     let inputs = inputs::fingerprint(&definition, &[])?;
     if raw.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|built| built == inputs) {
         return Ok(raw);
     }
-    let build = mkosi::Build { definition, name: "stock", version: None, extra_tree: None };
-    let made = build.run("build the stock Debian image")?;
+    let build = mkosi::Build { definition, name, version: None, extra_tree: None };
+    let made = build.run(&format!("build the {name} image"))?;
     mkosi::take(&made.raw, &raw)?;
     std::fs::write(&stamp, inputs)?;
     Ok(raw)

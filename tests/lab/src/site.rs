@@ -28,7 +28,7 @@ pub const VM_ADDRESS: &str = "10.0.2.100";
 /// HQ must be silent for 30 s before the tie-break moves, and is asked every 10 s.
 const TIE_LIMIT: Duration = Duration::from_secs(150);
 /// Memory of a server: the OS, and room for eight example VMs.
-const MEMORY_MIB: u32 = 3072;
+pub const MEMORY_MIB: u32 = 3072;
 
 /// Everything a site is made of. Fields are public: a scenario reaches for what it needs.
 pub struct Site {

@@ -19,6 +19,10 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 ";
 
+/// The image whose tools tree all others are built with, and the folder both are kept in.
+const MAIN: &str = "forecourt";
+const KEPT: &str = "cache";
+
 /// One image to build.
 pub struct Build {
     /// The folder with `mkosi.conf`.
@@ -54,9 +58,11 @@ impl Build {
                 .with_context(|| format!("Clearing {}", work.display()))?;
         }
         let out = cache.join("out");
-        for folder in [&work, &out, &cache.join("cache"), &cache.join("packages")] {
+        let kept = self.kept(&cache);
+        for folder in [&work, &out, &kept, &cache.join("packages")] {
             std::fs::create_dir_all(folder)?;
         }
+        share_tools(&cache.join(KEPT), &kept)?;
         sh::step(title, &mut self.command(&cache, &python))?;
         Ok(Made {
             raw: out.join(self.name).with_extension("raw"),
@@ -64,11 +70,21 @@ impl Build {
         })
     }
 
+    /// Where its installed packages are kept for the next build. mkosi names them by distribution
+    /// alone, so images that shared a folder would push each other out.
+    fn kept(&self, cache: &Path) -> PathBuf {
+        if self.name == MAIN {
+            cache.join(KEPT)
+        } else {
+            cache.join(format!("{KEPT}-{}", self.name))
+        }
+    }
+
     fn command(&self, cache: &Path, python: &Path) -> Command {
         let folder = |name: &str| cache.join(name).into_os_string();
         let mut command = sh::command_in(&self.definition, "/usr/bin/python3");
         command.env("PYTHONPATH", python).args(["-m", "mkosi", "--force"]);
-        command.arg("--cache-directory").arg(folder("cache"));
+        command.arg("--cache-directory").arg(self.kept(cache));
         command.arg("--package-cache-dir").arg(folder("packages"));
         command.arg("--workspace-directory").arg(folder("workspace"));
         command.arg("--output-directory").arg(folder("out"));
@@ -82,6 +98,21 @@ impl Build {
         command.arg("build");
         command
     }
+}
+
+/// Lets another image's folder use the tools that are kept for the main one.
+fn share_tools(main: &Path, other: &Path) -> anyhow::Result<()> {
+    if main == other {
+        return Ok(());
+    }
+    for name in ["tools.cache", "tools.manifest"] {
+        let (there, here) = (main.join(name), other.join(name));
+        if there.exists() && here.symlink_metadata().is_err() {
+            std::os::unix::fs::symlink(&there, &here)
+                .with_context(|| format!("Linking {}", here.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves a file that was built to where it is wanted, keeping it sparse.

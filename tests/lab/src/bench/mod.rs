@@ -8,6 +8,7 @@ mod drain;
 pub mod failover;
 mod link_cut;
 mod on_site;
+pub mod peers;
 mod sample;
 mod wan_down;
 mod wan_up;
