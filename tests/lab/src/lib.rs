@@ -37,6 +37,7 @@ pub mod server;
 pub mod site;
 pub mod stick;
 pub mod timeline;
+pub mod vcpus;
 pub mod wait;
 pub mod witness_box;
 pub mod writer;

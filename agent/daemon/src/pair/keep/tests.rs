@@ -26,7 +26,7 @@ struct Rig {
 
 /// A VM with one volume, attached, not connected, its data in this state.
 async fn rig(disk: DiskState) -> Rig {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("works");
     rig_with(disk, FakeVolumes::new(dir.path()), dir).await
 }
 
@@ -38,13 +38,13 @@ async fn patient(disk: DiskState, volumes: FakeVolumes, dir: TempDir, patience: 
     let kernel = FakeReplication::default();
     let causes = Causes::new(dir.path().join("causes"), &dir.path().join("link"));
     let hub = Arc::new(Hub::new(Fixed::default(), causes));
-    let registry = Arc::new(Registry::open(dir.path().join("registry")).unwrap());
+    let registry = Arc::new(Registry::open(dir.path().join("registry")).expect("works"));
     let vm = entry("till", NUMBER);
     let spec = vm.replicas[0].clone();
-    registry.put(vm, true).unwrap();
-    registry.mark_ready(&spec.vm).unwrap();
-    kernel.create_metadata(&spec).await.unwrap();
-    kernel.attach(&spec).await.unwrap();
+    registry.put(vm, true).expect("works");
+    registry.mark_ready(&spec.vm).expect("works");
+    kernel.create_metadata(&spec).await.expect("works");
+    kernel.attach(&spec).await.expect("works");
     kernel.change(NUMBER, |status| status.disk = disk);
     let (fill, seen) = watch::channel(Fill::Fine);
     let keeper = Keeper::start(KeeperParts {
@@ -61,7 +61,7 @@ async fn patient(disk: DiskState, volumes: FakeVolumes, dir: TempDir, patience: 
 
 impl Rig {
     async fn kept(&self) -> Vec<Keep> {
-        let kept = self.volumes.kept().await.unwrap();
+        let kept = self.volumes.kept().await.expect("works");
         kept.into_iter().filter(|kept| kept.whole).map(|kept| kept.keep).collect()
     }
 
@@ -71,7 +71,7 @@ impl Rig {
 
     /// The monitor looks, and the keeper has worked it off.
     async fn look(&self) {
-        self.keeper.saw(&self.kernel.status().await.unwrap());
+        self.keeper.saw(&self.kernel.status().await.expect("works"));
         // Jobs come first; the look has been taken up when the second is done.
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -148,7 +148,7 @@ async fn a_broken_resync_leaves_the_older_copy_across_restarts_and_says_so() {
     assert_eq!(rig.kept().await, kept, "half a copy in place of a whole one");
     assert_eq!(rig.told("resync_broken"), 1, "said again");
     let volumes = rig.volumes.clone();
-    let rig = rig_with(DiskState::Inconsistent, volumes, tempfile::tempdir().unwrap()).await;
+    let rig = rig_with(DiskState::Inconsistent, volumes, tempfile::tempdir().expect("works")).await;
     rig.is(DiskState::Inconsistent, LinkState::Connecting);
     rig.look().await;
     assert_eq!(rig.kept().await, kept, "after a restart");
@@ -164,7 +164,7 @@ async fn a_broken_resync_leaves_the_older_copy_across_restarts_and_says_so() {
 
 #[tokio::test]
 async fn a_link_that_comes_back_soon_is_no_loss() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("works");
     let volumes = FakeVolumes::new(dir.path());
     let rig = patient(DiskState::Outdated, volumes, dir, Duration::from_secs(3600)).await;
     rig.is(DiskState::Outdated, LinkState::Connecting);
@@ -201,7 +201,7 @@ async fn a_copy_whose_resync_began_too_early_counts_for_nothing() {
         });
     });
     rig.keeper.before_resync("minor-3").await;
-    assert!(rig.volumes.kept().await.unwrap().is_empty());
+    assert!(rig.volumes.kept().await.expect("works").is_empty());
     assert_eq!(rig.told("copy_not_kept"), 1);
 }
 
@@ -218,21 +218,21 @@ async fn the_kernel_s_call_gets_its_copy_before_it_is_answered() {
 
 #[tokio::test]
 async fn what_an_agent_did_not_finish_is_put_away_by_the_next() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("works");
     let volumes = FakeVolumes::new(dir.path());
     let keep = Keep {
-        vm: VmName::new("till").unwrap(),
-        disk: DiskName::new("system").unwrap(),
+        vm: VmName::new("till").expect("works"),
+        disk: DiskName::new("system").expect("works"),
         taken_ms: 1,
         holds_ms: 1,
         epoch: 1,
         cause: KeepCause::Parted,
     };
-    volumes.keep(&keep, false).await.unwrap();
+    volumes.keep(&keep, false).await.expect("works");
     let rig = rig_with(DiskState::Inconsistent, volumes, dir).await;
     rig.is(DiskState::Inconsistent, LinkState::Connecting);
     rig.look().await;
-    assert!(rig.volumes.kept().await.unwrap().is_empty());
+    assert!(rig.volumes.kept().await.expect("works").is_empty());
     assert!(rig.hub.local().older_data.is_none(), "it may be half");
     assert!(!rig.keeper.restore().await && rig.told("restore_failed") == 1);
 }
@@ -281,7 +281,7 @@ async fn what_is_half_copied_is_put_back_with_fresh_metadata_and_adopted_at_its_
     let end = ["down till-system", "start_over 3", "attach 3", "connect 3"];
     assert!(calls.ends_with(&end.map(str::to_owned)), "{calls:?}");
     assert_eq!(rig.told("put_back"), 1, "with the time up to which nothing is lost");
-    rig.keeper.before_promote(&VmName::new("other").unwrap()).await;
+    rig.keeper.before_promote(&VmName::new("other").expect("works")).await;
     assert_eq!(rig.kernel.calls(), calls);
     rig.keeper.before_promote(&rig.spec.vm).await;
     let calls = rig.kernel.calls();

@@ -98,7 +98,8 @@ impl Cluster {
         let server = |name| {
             let used_disk = (name == "b").then(|| system.clone());
             let (image, emulator) = (image.to_owned(), artifacts.emulator(accel));
-            let spec = Spec { name, memory_mib: MEMORY_MIB, accel, emulator, image, used_disk };
+            let (memory_mib, watchdog) = (MEMORY_MIB, true);
+            let spec = Spec { name, memory_mib, accel, emulator, image, used_disk, watchdog };
             Server::new(&run, timeline, spec, &[("user-data", &seed), ("meta-data", "")])
         };
         Ok(Self {
