@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! exercise volumes                  pool, template, snapshot and data volume on this machine
+//! exercise kept                     the same, and a disk put back to a copy, with DRBD loaded
 //! exercise pair a|b KEYS            two machines: tunnels, replication, freeze, thaw, eviction
 //! exercise vm SYSTEM DATA           the example VM from two block devices, under systemd
 //! ```
 //! KEYS is a folder with `a.key` and `b.key`. Each step is printed; the first failure ends it.
 
 mod helper;
+mod kept;
 mod pair;
 mod vm;
 mod volumes;
@@ -22,10 +24,11 @@ async fn main() -> anyhow::Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["volumes"] => volumes::run().await.map(drop),
+        ["kept"] => kept::run().await,
         ["pair", "a", keys] => pair::run(provisioning_protocol::ids::NodeSlot::A, keys).await,
         ["pair", "b", keys] => pair::run(provisioning_protocol::ids::NodeSlot::B, keys).await,
         ["vm", system, data] => vm::run(system, data).await,
-        _ => anyhow::bail!("usage: exercise volumes | pair a|b KEYS | vm SYSTEM DATA"),
+        _ => anyhow::bail!("usage: exercise volumes | kept | pair a|b KEYS | vm SYSTEM DATA"),
     }?;
     println!("EXERCISE-OK");
     Ok(())
