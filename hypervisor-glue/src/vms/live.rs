@@ -19,12 +19,13 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-/// A guest that changes its memory faster than it can be sent is slowed down by QEMU, and still
-/// does not get longer than this.
+/// A guest that changes its memory faster than it can be sent does not get longer than this.
 const STREAM_LIMIT: Duration = Duration::from_secs(600);
 /// For the last of the memory, by QEMU's estimate; half of what it allows itself, as the volumes have to
 /// change hands after it.
 const DOWNTIME_MS: u32 = 150;
+/// How often that is doubled for a guest that does not come to an end.
+const DOUBLED_MAX: u32 = 3;
 /// QEMU connects at once.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What QEMU needs to end a stream one way or the other.
@@ -47,12 +48,23 @@ fn stream_of(answer: &Value) -> Stream {
     }
 }
 
+/// How long the processors may stand for the rest, milliseconds. A guest that writes much is stopped for
+/// longer, once, and not slowed down until it fits (QEMU's auto-converge): customers would wait for
+/// seconds over and over again.
+fn downtime_ms(answer: &Value) -> u32 {
+    let passes = answer.pointer("/ram/dirty-sync-count").and_then(Value::as_u64).unwrap_or(0);
+    let doubled = u32::try_from(passes.saturating_sub(2)).unwrap_or(u32::MAX);
+    DOWNTIME_MS << doubled.min(DOUBLED_MAX)
+}
+
 /// Both ends speak of errors on the way back, so that "completed" means that the other one has all.
 async fn agree(qmp: &mut Qmp) -> Result<()> {
-    let on = |name: &str| json!({ "capability": name, "state": true });
-    let list = json!({ "capabilities": [on("return-path"), on("auto-converge")] });
-    qmp.execute("migrate-set-capabilities", Some(list)).await?;
-    let limit = json!({ "downtime-limit": DOWNTIME_MS });
+    let list = json!({ "capabilities": [{ "capability": "return-path", "state": true }] });
+    qmp.execute("migrate-set-capabilities", Some(list)).await.map(drop)
+}
+
+async fn allow(qmp: &mut Qmp, downtime_ms: u32) -> Result<()> {
+    let limit = json!({ "downtime-limit": downtime_ms });
     qmp.execute("migrate-set-parameters", Some(limit)).await.map(drop)
 }
 
@@ -100,11 +112,6 @@ impl SystemdVms {
         Ok(RunningVm { name: name.clone(), pid })
     }
 
-    async fn stream(&self, vm: &VmName) -> Result<Stream> {
-        let answer = self.qmp(vm).await?.execute("query-migrate", None).await?;
-        Ok(stream_of(&answer))
-    }
-
     /// Sends the memory away; `true` if it is over and QEMU is gone.
     pub(super) async fn send_memory(
         &self,
@@ -137,6 +144,7 @@ impl SystemdVms {
         let listener = private_listener(&socket)?;
         let mut qmp = self.qmp(vm).await?;
         agree(&mut qmp).await?;
+        allow(&mut qmp, DOWNTIME_MS).await?;
         qmp.execute("migrate", Some(uri(&socket))).await?;
         let late =
             |_| GlueError::Timeout { what: format!("the memory of VM {vm}"), limit: CONNECT_LIMIT };
@@ -154,11 +162,20 @@ impl SystemdVms {
     /// Until the stream is over (`true`), or broken, called off or too long.
     async fn follow(&self, vm: &VmName, mut off: watch::Receiver<bool>) -> Result<bool> {
         let until = Instant::now() + STREAM_LIMIT;
+        let mut allowed_ms = DOWNTIME_MS;
         loop {
             if *off.borrow_and_update() {
                 return Ok(false);
             }
-            match self.stream(vm).await? {
+            let mut qmp = self.qmp(vm).await?;
+            let answer = qmp.execute("query-migrate", None).await?;
+            if downtime_ms(&answer) > allowed_ms {
+                allowed_ms = downtime_ms(&answer);
+                allow(&mut qmp, allowed_ms).await?;
+            }
+            // QEMU talks to one at a time.
+            drop(qmp);
+            match stream_of(&answer) {
                 Stream::Completed => return Ok(true),
                 Stream::Ended => return Ok(false),
                 Stream::UnderWay if Instant::now() >= until => return Ok(false),
@@ -235,6 +252,14 @@ mod tests {
         for (answer, expected) in cases {
             assert_eq!(stream_of(&answer), expected, "{answer}");
         }
+    }
+
+    #[test]
+    fn a_guest_that_does_not_come_to_an_end_may_be_stopped_for_longer_within_limits() {
+        let limit = |passes: u64| downtime_ms(&json!({ "ram": { "dirty-sync-count": passes } }));
+        assert_eq!([0, 1, 2, 3, 4, 5, 900].map(limit), [150, 150, 150, 300, 600, 1200, 1200]);
+        assert_eq!(limit(u64::MAX), 1200);
+        assert_eq!(downtime_ms(&json!({ "status": "setup" })), 150);
     }
 
     #[tokio::test]
