@@ -31,8 +31,10 @@ pub(super) fn placeholder(index: usize, size: u64) -> [String; 2] {
     ]
 }
 
-/// Gives a stopped QEMU the volumes.
+/// Gives a stopped QEMU the volumes. A guest may stand still meanwhile: nothing is waited for twice.
 pub(super) async fn hand_over(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
+    let mut commands = Vec::new();
+    let mut puts = Vec::new();
     for (index, disk) in disks.iter().enumerate() {
         let volume = format!("volume{index}");
         // Threads and not native AIO: while replication is frozen a submission blocks, and must
@@ -41,15 +43,19 @@ pub(super) async fn hand_over(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
             "driver": "host_device", "node-name": volume, "filename": disk.path,
             "cache": { "direct": true }, "aio": "threads", "discard": "unmap",
         });
-        qmp.execute("blockdev-add", Some(add)).await?;
-        let put = json!({
+        commands.push(("blockdev-add", add));
+        puts.push(json!({
             "driver": "raw", "node-name": node(index), "file": volume, "discard": "unmap",
-        });
-        qmp.execute("blockdev-reopen", Some(json!({ "options": [put] }))).await?;
-        let gone = json!({ "node-name": empty_node(index) });
-        qmp.execute("blockdev-del", Some(gone)).await?;
+        }));
     }
-    Ok(())
+    commands.push(("blockdev-reopen", json!({ "options": puts })));
+    qmp.execute_all(commands).await
+}
+
+/// Removes the placeholders, which nothing uses any more.
+pub(super) async fn tidy(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
+    let empty = |index| ("blockdev-del", json!({ "node-name": empty_node(index) }));
+    qmp.execute_all((0..disks.len()).map(empty).collect()).await
 }
 
 /// Bytes of each disk's block device.

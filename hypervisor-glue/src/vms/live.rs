@@ -24,13 +24,20 @@ const STREAM_LIMIT: Duration = Duration::from_secs(600);
 /// For the last of the memory, by QEMU's estimate; half of what it allows itself, as the volumes have to
 /// change hands after it.
 const DOWNTIME_MS: u32 = 150;
-/// How often that is doubled for a guest that does not come to an end.
+/// After so many passes over the memory it is doubled for a guest that does not come to an end ...
+const PASSES: u64 = 3;
+/// ... so often at most.
 const DOUBLED_MAX: u32 = 3;
 /// QEMU connects at once.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What QEMU needs to end a stream one way or the other.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// A guest stands still from the end of its stream on: then QEMU is asked often ...
 const POLL: Duration = Duration::from_millis(25);
+/// ... and before, when each question takes time from the guest, seldom.
+const CALM_POLL: Duration = Duration::from_millis(200);
+/// With so much left, in bytes, a stream may end before the next look.
+const NEARLY: u64 = 8 << 20;
 
 /// How a stream stands, in QEMU's words (`query-migrate`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,12 +55,18 @@ fn stream_of(answer: &Value) -> Stream {
     }
 }
 
+/// Whether the guest may be stopped for the rest soon, or is.
+fn nearly_over(answer: &Value) -> bool {
+    let left = answer.pointer("/ram/remaining").and_then(Value::as_u64);
+    left.is_some_and(|left| left < NEARLY)
+}
+
 /// How long the processors may stand for the rest, milliseconds. A guest that writes much is stopped for
 /// longer, once, and not slowed down until it fits (QEMU's auto-converge): customers would wait for
 /// seconds over and over again.
 fn downtime_ms(answer: &Value) -> u32 {
     let passes = answer.pointer("/ram/dirty-sync-count").and_then(Value::as_u64).unwrap_or(0);
-    let doubled = u32::try_from(passes.saturating_sub(2)).unwrap_or(u32::MAX);
+    let doubled = u32::try_from(passes / PASSES).unwrap_or(u32::MAX);
     DOWNTIME_MS << doubled.min(DOUBLED_MAX)
 }
 
@@ -119,6 +132,8 @@ impl SystemdVms {
         wire: TcpStream,
         off: watch::Receiver<bool>,
     ) -> Result<bool> {
+        // While the guest stands still systemd is not asked for it.
+        let qemu = self.hold(vm).await?;
         let pump = match self.begin(vm, wire).await {
             Ok(pump) => pump,
             Err(err) => {
@@ -134,7 +149,10 @@ impl SystemdVms {
             return whole;
         }
         // The guest stands still until the other server has its volumes: nothing else is done here.
-        self.end(vm).await?;
+        match qemu {
+            Some(qemu) => qemu.end(vm).await?,
+            None => self.end(vm).await?,
+        }
         pump.abort();
         Ok(true)
     }
@@ -181,8 +199,9 @@ impl SystemdVms {
                 Stream::UnderWay if Instant::now() >= until => return Ok(false),
                 Stream::UnderWay => {}
             }
+            let poll = if nearly_over(&answer) { POLL } else { CALM_POLL };
             // A dropped sender is an agent on its way out: nobody would vouch for the memory.
-            if let Ok(Err(_)) = timeout(POLL, off.changed()).await {
+            if let Ok(Err(_)) = timeout(poll, off.changed()).await {
                 return Ok(false);
             }
         }
@@ -257,9 +276,17 @@ mod tests {
     #[test]
     fn a_guest_that_does_not_come_to_an_end_may_be_stopped_for_longer_within_limits() {
         let limit = |passes: u64| downtime_ms(&json!({ "ram": { "dirty-sync-count": passes } }));
-        assert_eq!([0, 1, 2, 3, 4, 5, 900].map(limit), [150, 150, 150, 300, 600, 1200, 1200]);
+        let passes = [0, 1, 2, 3, 5, 6, 8, 9, 900];
+        assert_eq!(passes.map(limit), [150, 150, 150, 300, 300, 600, 600, 1200, 1200]);
         assert_eq!(limit(u64::MAX), 1200);
         assert_eq!(downtime_ms(&json!({ "status": "setup" })), 150);
+    }
+
+    #[test]
+    fn a_stream_is_watched_closely_when_little_is_left() {
+        let close = |left: u64| nearly_over(&json!({ "ram": { "remaining": left } }));
+        assert!(close(0) && close(1 << 20) && !close(100 << 20));
+        assert!(!nearly_over(&json!({ "status": "setup" })));
     }
 
     #[tokio::test]

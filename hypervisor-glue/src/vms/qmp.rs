@@ -64,6 +64,30 @@ impl Qmp {
         })?
     }
 
+    /// Runs commands in this order without waiting in between; each is answered, also after a refusal.
+    ///
+    /// # Errors
+    /// The first refusal, or as [`Qmp::execute`].
+    pub async fn execute_all(&mut self, commands: Vec<(&str, Value)>) -> Result<()> {
+        let limit = self.limit;
+        let all = async {
+            let mut sent = Vec::new();
+            for (command, arguments) in commands {
+                sent.push((command, self.ask(command, Some(arguments)).await?));
+            }
+            let mut result = Ok(());
+            for (command, id) in sent {
+                match self.answer(command, id, None).await {
+                    Err(err @ GlueError::Qmp { .. }) => result = result.and(Err(err)),
+                    other => drop(other?),
+                }
+            }
+            result
+        };
+        let what = || "QEMU's answers to several commands".to_owned();
+        timeout(limit, all).await.map_err(|_| GlueError::Timeout { what: what(), limit })?
+    }
+
     /// Runs a command and returns when QEMU either answered it or told of this event.
     ///
     /// # Errors
@@ -82,6 +106,12 @@ impl Qmp {
         arguments: Option<Value>,
         enough: Option<&str>,
     ) -> Result<Value> {
+        let id = self.ask(command, arguments).await?;
+        self.answer(command, id, enough).await
+    }
+
+    /// Sends a command; returns its id.
+    async fn ask(&mut self, command: &str, arguments: Option<Value>) -> Result<u64> {
         self.next_id += 1;
         let id = self.next_id;
         let mut message = json!({ "execute": command, "id": id });
@@ -89,6 +119,10 @@ impl Qmp {
             message["arguments"] = arguments;
         }
         self.send(command, &message).await?;
+        Ok(id)
+    }
+
+    async fn answer(&mut self, command: &str, id: u64, enough: Option<&str>) -> Result<Value> {
         for _ in 0..EVENTS_MAX {
             let line = self.line(command).await?;
             match heard(&line, id) {
@@ -212,6 +246,31 @@ mod tests {
         let socket = fake(dir.path(), &[&[r#"{"event":"STOP"}"#]]);
         let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
         qmp.execute_or_event("stop", "STOP").await.expect("told, though it never answered");
+    }
+
+    #[tokio::test]
+    async fn of_several_commands_the_first_refusal_counts_and_all_are_answered() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = fake(
+            dir.path(),
+            &[
+                &[],
+                &[],
+                &[
+                    r#"{"return":{},"id":2}"#,
+                    r#"{"error":{"class":"GenericError","desc":"no such disk"},"id":3}"#,
+                    r#"{"error":{"class":"GenericError","desc":"nor this one"},"id":4}"#,
+                ],
+                &[r#"{"return":{"status":"paused"},"id":5}"#],
+            ],
+        );
+        let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
+        let commands = ["blockdev-add", "blockdev-add", "blockdev-reopen"];
+        let all = commands.iter().map(|command| (*command, json!({}))).collect();
+        let err = qmp.execute_all(all).await.expect_err("refused");
+        assert!(err.to_string().contains("no such disk"), "{err}");
+        let answer = qmp.execute("query-status", None).await.expect("in step");
+        assert_eq!(answer["status"], "paused");
     }
 
     #[tokio::test]

@@ -302,7 +302,11 @@ impl SystemdVms {
     pub(super) async fn release(&self, qmp: &mut Qmp, launch: &VmLaunch) -> Result<()> {
         disks::hand_over(qmp, &launch.disks).await?;
         self.mark_receiving(&launch.name, false)?;
-        qmp.execute("cont", None).await.map(drop)
+        qmp.execute("cont", None).await?;
+        if let Err(err) = disks::tidy(qmp, &launch.disks).await {
+            tracing::warn!(vm = %launch.name, error = crate::error::error_chain(&err), "placeholders stay");
+        }
+        Ok(())
     }
 
     async fn signal(&self, vm: &VmName, signal: i32) -> Result<()> {
