@@ -55,6 +55,12 @@ pub fn use_older_data(source: &Source, reason: &str) -> String {
     order_agent(source, "use_older_data", reason, &order)
 }
 
+/// Tells the agent to give up what this server holds, in the same way.
+pub fn give_up_data(source: &Source, reason: &str) -> String {
+    let order = OperatorOrder::GiveUpData { reason: reason.to_owned() };
+    order_agent(source, "give_up_data", reason, &order)
+}
+
 fn order_agent(source: &Source, action: &str, reason: &str, order: &OperatorOrder) -> String {
     let note = write_down(source, action, reason);
     if matches!(source, Source::Folder(_)) {

@@ -53,6 +53,7 @@ pub enum Code {
     Frozen,
     Waiting,
     StoodDown,
+    Diverged,
     Alone,
     CatchingUp,
     PathLost,
@@ -66,7 +67,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Well,
         Self::Starting,
         Self::AgentNever,
@@ -87,6 +88,7 @@ impl Code {
         Self::Frozen,
         Self::Waiting,
         Self::StoodDown,
+        Self::Diverged,
         Self::Alone,
         Self::CatchingUp,
         Self::PathLost,
@@ -127,6 +129,7 @@ impl Code {
             Self::CatchingUp => "F44",
             Self::PathLost => "F45",
             Self::Maintenance => "F46",
+            Self::Diverged => "F47",
             Self::VmFailed => "F50",
             Self::VmFrozen => "F51",
             Self::VmPreparing => "F52",
@@ -217,11 +220,19 @@ fn silent(facts: &Facts, for_s: u64) -> Option<Advice> {
     say(Level::Alarm, Code::AgentSilent, text)
 }
 
-/// States of the pair in which nothing may run here.
+/// States of the pair in which nothing may run here, or not for long.
 fn stopped(status: &Status) -> Option<Advice> {
     let other = words::other(status.slot);
     let cause = status.pair.cause.as_str();
     match status.pair.state {
+        _ if status.diverged => say(
+            Level::Alarm,
+            Code::Diverged,
+            format!(
+                "Call headquarters and switch nothing off: this server and {other} went on by \
+                 themselves, and their data differs. One of the two must be given up (key g)."
+            ),
+        ),
         PeerState::Suspect => say(Level::Alarm, Code::Frozen, frozen(&other, cause)),
         PeerState::Wait if status.older_data.is_some() => say(
             Level::Alarm,

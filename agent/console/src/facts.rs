@@ -130,6 +130,8 @@ pub struct Status {
     pub disks: Vec<Clean>,
     /// What the site could go on with if the other server is gone for good.
     pub older_data: Option<OlderData>,
+    /// The data of the two servers differs, and the other one goes on alone.
+    pub diverged: bool,
     /// Events, newest first.
     pub events: Vec<Event>,
     /// What stands in the way, most pressing first.
@@ -334,6 +336,7 @@ impl From<&LocalStatus> for Status {
             vms: vms.collect(),
             disks: cleaned(&said.disks),
             older_data: said.older_data,
+            diverged: said.diverged,
             events: events.collect(),
             problems: cleaned(&server.problems),
         }

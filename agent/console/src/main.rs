@@ -122,6 +122,10 @@ fn press(screen: &mut Screen, terminal: &mut Terminal, source: &Source, key: Key
             let outcome = actions::use_older_data(source, &reason);
             screen.step(Event::Done(outcome));
         }
+        Some(Action::GiveUpData { reason }) => {
+            let outcome = actions::give_up_data(source, &reason);
+            screen.step(Event::Done(outcome));
+        }
         None => (),
     }
 }

@@ -11,6 +11,8 @@
 //!       (only while the pair is frozen or waits)
 //!  o -> Reason ("why?") --Enter--> Confirm (type GO ON WITH OLDER DATA) --Enter--> Action::UseOlderData
 //!       (only while it waits, half copied, and whole copies from before are kept)
+//!  g -> Reason ("why?") --Enter--> Confirm (type GIVE UP DATA OF THIS SERVER) --Enter--> Action::GiveUpData
+//!       (only while the data of the two differs, and the other one goes on alone)
 //! ```
 
 use crate::facts::{Facts, Status};
@@ -62,6 +64,8 @@ pub enum Task {
     DeclarePeerOff,
     /// Go on with the whole copies from before a resync that did not end.
     UseOlderData,
+    /// Give up what this server holds for what the other one does.
+    GiveUpData,
 }
 
 impl Task {
@@ -72,6 +76,7 @@ impl Task {
             Self::Reboot => "REBOOT",
             Self::DeclarePeerOff => "OTHER SERVER IS OFF",
             Self::UseOlderData => "GO ON WITH OLDER DATA",
+            Self::GiveUpData => "GIVE UP DATA OF THIS SERVER",
         }
     }
 
@@ -80,6 +85,7 @@ impl Task {
             Self::Reboot => Action::Reboot { reason },
             Self::DeclarePeerOff => Action::DeclarePeerOff { reason },
             Self::UseOlderData => Action::UseOlderData { reason },
+            Self::GiveUpData => Action::GiveUpData { reason },
         }
     }
 }
@@ -161,6 +167,11 @@ pub enum Action {
         /// Why, as typed.
         reason: String,
     },
+    /// Write down the reason and tell the agent to give up what this server holds.
+    GiveUpData {
+        /// Why, as typed.
+        reason: String,
+    },
 }
 
 /// The console's state.
@@ -233,6 +244,7 @@ impl Screen {
             Key::Char('p' | 'P') => self.ask(Task::Reboot),
             Key::Char('d' | 'D') if self.may_declare() => self.ask(Task::DeclarePeerOff),
             Key::Char('o' | 'O') if self.may_use_older() => self.ask(Task::UseOlderData),
+            Key::Char('g' | 'G') if self.may_give_up() => self.ask(Task::GiveUpData),
             Key::Char('r' | 'R') | Key::Enter => return Some(Action::Repaint),
             Key::Char('j') | Key::Down => self.scroll = self.scroll.saturating_add(1).min(1000),
             Key::Char('k') | Key::Up => self.scroll = self.scroll.saturating_sub(1),
@@ -268,6 +280,12 @@ impl Screen {
     pub fn may_use_older(&self) -> bool {
         let offered = |status: &Status| status.older_data.is_some();
         self.may_declare() && self.facts.fresh().is_some_and(offered)
+    }
+
+    /// Whether a person could choose the other server's data here.
+    #[must_use]
+    pub fn may_give_up(&self) -> bool {
+        self.facts.fresh().is_some_and(|status| status.diverged)
     }
 
     fn dialog_key(&mut self, dialog: Dialog, key: Key) -> Option<Action> {

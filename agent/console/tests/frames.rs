@@ -9,7 +9,8 @@ use agent_console::facts::{Facts, Sight};
 use agent_console::screen::{Dialog, Event, Key, Screen, Task};
 use agent_console::view::{Theme, view};
 use common::{
-    NOW_MS, but, draw, facts, facts_of, frozen, half_copied, new_server, overview, pair, vm, well,
+    NOW_MS, but, diverged, draw, facts, facts_of, frozen, half_copied, new_server, overview, pair,
+    vm, well,
 };
 use proptest::prelude::*;
 use provisioning_protocol::peer::{Path, PeerState};
@@ -160,6 +161,17 @@ fn the_older_data_dialog() {
     }
     screen.step(Event::Key(Key::Enter));
     insta::assert_snapshot!("older_data_confirm", draw(&screen, 80, 24));
+}
+
+#[test]
+fn the_dialog_that_gives_data_up() {
+    let mut screen = Screen::new(facts(diverged()));
+    insta::assert_snapshot!("diverged", draw(&screen, 80, 24));
+    for c in "gHQ says that A counts".chars() {
+        screen.step(Event::Key(Key::Char(c)));
+    }
+    screen.step(Event::Key(Key::Enter));
+    insta::assert_snapshot!("give_up_confirm", draw(&screen, 80, 24));
 }
 
 #[test]

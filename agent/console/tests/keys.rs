@@ -6,7 +6,7 @@ mod common;
 use agent_console::screen::{
     Action, DIALOG_IDLE_S, Dialog, Event, Key, PAGE_IDLE_S, Page, Screen, Task,
 };
-use common::{facts, frozen, half_copied, well};
+use common::{diverged, facts, frozen, half_copied, well};
 use proptest::prelude::*;
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
@@ -80,6 +80,23 @@ fn older_data_is_gone_on_with_only_where_it_is_offered_and_in_the_full_words() {
     assert_eq!(action, Some(Action::UseOlderData { reason: "server B burnt".into() }));
     for keys in ["o\nGO ON WITH OLDER DATA\n", "oreason\nOTHER SERVER IS OFF\n", "oreason\n\n"] {
         assert_eq!(press(&mut half(), keys), None, "{keys:?}");
+    }
+}
+
+#[test]
+fn data_is_given_up_only_where_it_differs_and_in_the_full_words() {
+    for nothing in [facts(well()), facts(frozen()), facts(half_copied())] {
+        let mut screen = Screen::new(nothing);
+        assert_eq!(press(&mut screen, "g"), None);
+        assert_eq!(screen.dialog, None, "there is nothing to choose");
+    }
+    let differs = || Screen::new(facts(diverged()));
+    let action = press(&mut differs(), "gHQ says A counts\nGIVE UP DATA OF THIS SERVER\n");
+    assert_eq!(action, Some(Action::GiveUpData { reason: "HQ says A counts".into() }));
+    for keys in
+        ["g\nGIVE UP DATA OF THIS SERVER\n", "greason\nGO ON WITH OLDER DATA\n", "greason\n\n"]
+    {
+        assert_eq!(press(&mut differs(), keys), None, "{keys:?}");
     }
 }
 

@@ -138,6 +138,9 @@ pub enum Effect {
     /// [`crate::Input::VolumesRestored`]. Their `Promote`, which comes under a durable grant alone,
     /// is what declares them the newest.
     RestoreVolumes,
+    /// Keep a whole copy of each volume that is not connected, then give it fresh replication metadata
+    /// and connect it: the peer's copy is taken whole. Answer [`crate::Input::VolumesGivenUp`].
+    GiveUpVolumes,
     /// For each volume that is not connected: `disconnect` (this makes a frozen primary's
     /// helper run again), then `connect`. Connected volumes are left alone.
     Reconnect,

@@ -78,6 +78,15 @@ pub enum Input {
         /// Whether every volume that was half copied is whole again.
         ok: bool,
     },
+    /// A person at this server says, in the words asked for, that what it holds is given up, and the
+    /// peer, which goes on alone, is what counts. Answered by [`crate::Effect::GiveUpVolumes`] in the
+    /// end, or by [`crate::Effect::Report`].
+    OperatorGivesUp,
+    /// `GiveUpVolumes` has ended.
+    VolumesGivenUp {
+        /// Whether every volume will be copied from the peer in full.
+        ok: bool,
+    },
     /// Whether the peer's BMC can be asked; `false` until said otherwise.
     BmcConfigured(bool),
     /// [`crate::Effect::FencePeer`] has ended.

@@ -34,6 +34,7 @@
 //! | `solo` | R6 taking over the peer's VMs, R9 recorded SOLO |
 //! | `declare` | R8, an operator's word that the peer is off |
 //! | `restore` | an operator's word to go on with older data |
+//! | `give_up` | an operator's word that the other server's data counts |
 //! | `flap` | R12, a peer that leaves again and again |
 //! | `bmc` | R7, the peer's power switched off and on again |
 //! | `loser` | helper answers, eviction |
@@ -54,6 +55,7 @@ mod config;
 mod declare;
 mod effect;
 mod flap;
+mod give_up;
 mod handover;
 mod input;
 mod invariants;
@@ -152,6 +154,7 @@ pub struct Core {
     bmc: bmc::Bmc,
     declared_at: Option<Millis>,
     restore: restore::Restore,
+    give_up: give_up::GiveUp,
     paths: paths::Paths,
     reconnected_at: Option<Millis>,
     sent_at: Option<Millis>,
@@ -202,6 +205,7 @@ impl Core {
             bmc: bmc::Bmc::default(),
             declared_at: None,
             restore: restore::Restore::None,
+            give_up: give_up::GiveUp::None,
             paths: paths::Paths::default(),
             reconnected_at: None,
             sent_at: None,
@@ -293,6 +297,8 @@ impl Core {
             Input::OperatorDeclares => self.declared(),
             Input::OperatorRestores => self.restore_asked(),
             Input::VolumesRestored { ok } => self.restored(ok),
+            Input::OperatorGivesUp => self.give_up_asked(),
+            Input::VolumesGivenUp { ok } => self.given_up(ok),
             Input::BmcConfigured(yes) => self.bmc.configured(yes),
             Input::BmcAnswered { id, off } => self.bmc_answered(id, off),
             Input::OutdateDone { ok } => self.yields.outdate_done(ok),
@@ -339,6 +345,7 @@ impl Core {
 
     fn drive(&mut self, tick: bool) {
         self.drive_loser();
+        self.drive_give_up();
         self.answer_helpers();
         self.drive_live();
         self.drive_vms();

@@ -80,8 +80,9 @@ impl Core {
             let since = *self.paths.frozen_since.get_or_insert(self.now);
             self.now.since(since) >= RECONNECT_MS / 2
         };
-        let apart =
-            link.stand_alone && !link.split_brain && !self.giving_way() && self.peer_may_connect();
+        // Diverged: the one that goes on alone listens for one that gave its data up.
+        let hopeless = link.split_brain && self.mode != Mode::Solo;
+        let apart = link.stand_alone && !hopeless && !self.giving_way() && self.peer_may_connect();
         let due = self.reconnected_at.is_none_or(|at| self.now.since(at) >= RECONNECT_MS);
         if due && (apart || stuck) {
             self.reconnected_at = Some(self.now);

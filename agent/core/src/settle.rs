@@ -21,6 +21,8 @@ pub(crate) enum Reason {
     Declared,
     /// An operator wants to go on with older data.
     Restored,
+    /// An operator wants the peer's data to count.
+    GaveUp,
     /// The peer has given up its vote.
     Kept,
     /// The peer or the witness is ahead.
@@ -84,7 +86,7 @@ impl Core {
             | Reason::Joined
             | Reason::Followed
             | Reason::MovedTie => self.yields.forget(),
-            Reason::Lost | Reason::TookOver | Reason::Note => {}
+            Reason::Lost | Reason::GaveUp | Reason::TookOver | Reason::Note => {}
         }
         self.report_settled(pending.reason);
     }
@@ -95,7 +97,8 @@ impl Core {
             return;
         }
         let peer = self.facts();
-        let _ = self.lose(peer)
+        let _ = self.give_up_vote()
+            || self.lose(peer)
             || self.keep(peer)
             || self.follow(peer)
             || self.join(peer)

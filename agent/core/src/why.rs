@@ -28,6 +28,8 @@ pub struct Status {
     pub cause: String,
     /// What a person should look at, worst first.
     pub problems: Vec<String>,
+    /// The data has diverged, and a person may give up this server's.
+    pub may_give_up: bool,
 }
 
 /// What was reported last, so that a state is told once.
@@ -50,6 +52,7 @@ impl Core {
             replication: self.paths.current,
             cause: self.cause(),
             problems: self.problems(),
+            may_give_up: self.may_give_up(),
         }
     }
 
@@ -129,6 +132,10 @@ impl Core {
                     "An operator had this server put back to what it held before the resync that did \
                      not end; it goes on alone with that (epoch {epoch})."
                 ),
+            ),
+            Reason::GaveUp => (
+                "giving_up",
+                format!("An operator gives up what this server holds (epoch {epoch})."),
             ),
             Reason::MovedTie => ("tie", self.tie_cause()),
             Reason::Kept => (

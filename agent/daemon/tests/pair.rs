@@ -550,6 +550,49 @@ fn a_server_left_half_copied_goes_on_with_its_older_copy_by_a_persons_word() {
     agent_b.kill();
 }
 
+/// A server that was thought to be off comes back with other data: neither takes the other's before a person
+/// gives one up.
+#[test]
+fn of_two_servers_whose_data_differs_one_is_copied_anew_by_a_persons_word() {
+    const OFF: &str = "{\"order\":\"declare_peer_off\",\"reason\":\"looks dead\"}\n";
+    const GIVE_UP: &str = "{\"order\":\"give_up_data\",\"reason\":\"B has the newer work\"}\n";
+    let ((a, b), witness) = (servers(), witness());
+    let (agent_a, agent_b) = healthy(&a, &b, &witness);
+    let (done, text) = order(&a, GIVE_UP);
+    assert!(!done && text.contains("has not diverged"), "{text}");
+    witness.up.store(false, Ordering::SeqCst);
+    agent_a.kill();
+    b.replication.cut();
+    wait("B frozen", &[&agent_b], || agent_b.state() == Some(PeerState::Suspect));
+    wait("the word taken", &[&agent_b], || order(&b, OFF).0);
+    wait("the VM on B", &[&agent_b], || b.vms.launches().len() == 1);
+    // A runs all the while; its kernel finds out when they meet.
+    a.replication.diverge();
+    for side in [&a, &b] {
+        side.replication.change(0, |status| status.link = LinkState::StandAlone);
+    }
+    let agent_a = agent(&a, &witness, 3 << 20);
+    wait("A out of it", &[&agent_a, &agent_b], || agent_a.state() == Some(PeerState::Wait));
+    for side in [&a, &b] {
+        assert_eq!(helper(side, "split-brain"), "{\"exit\":0}\n");
+    }
+    wait("a choice for a person", &[&agent_a, &agent_b], || agent_a.hub.local().diverged);
+    let made = |call: &str| a.replication.calls().iter().rposition(|made| made == call);
+    assert_eq!(made("start_over 0"), None, "nobody asked");
+    let (done, text) = order(&a, GIVE_UP);
+    assert!(done, "{text}");
+    assert!(made("start_over 0") < made("attach 0") && made("attach 0") < made("connect 0"));
+    let told = |code: &str| agent_a.hub.local().events.iter().any(|event| event.code == code);
+    assert!(told("given_up") && !told("copy_not_kept"));
+    wait("connected", &[&agent_a, &agent_b], || {
+        !agent_a.hub.local().diverged
+            && b.replication.calls().iter().any(|call| call == "connect 0")
+    });
+    assert_eq!(agent_b.state(), Some(PeerState::Solo));
+    agent_a.kill();
+    agent_b.kill();
+}
+
 #[test]
 fn with_a_witness_on_site_a_dead_server_s_vm_starts_on_the_other_without_hq() {
     let ((a, b), witness) = (servers(), witnesses(Some(Mutex::new(WitnessState::new(2)))));

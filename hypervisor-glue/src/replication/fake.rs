@@ -31,6 +31,7 @@ struct State {
     listeners: Vec<mpsc::Sender<ReplicaEvent>>,
     peer: Option<FakeReplication>,
     verify_end: Option<LinkState>,
+    diverged: bool,
 }
 
 impl FakeReplication {
@@ -50,6 +51,19 @@ impl FakeReplication {
                 status.peer_disk = DiskState::Unknown;
                 status.frozen = status.role == Role::Primary;
             });
+        }
+    }
+
+    /// Both sides were written apart: no connection lasts before one of them is started over.
+    pub fn diverge(&self) {
+        self.set_diverged(true);
+    }
+
+    fn set_diverged(&self, diverged: bool) {
+        self.state().diverged = diverged;
+        let peer = self.state().peer.clone();
+        if let Some(peer) = peer {
+            peer.state().diverged = diverged;
         }
     }
 
@@ -143,6 +157,10 @@ impl Replication for FakeReplication {
             self.change(spec.number, |status| status.link = LinkState::Connecting);
             return Ok(());
         };
+        if self.state().diverged {
+            self.both(spec.number, |status| status.link = LinkState::StandAlone);
+            return Ok(());
+        }
         let join = |to: &FakeReplication, seen: &ReplicaStatus| {
             to.change(spec.number, |status| {
                 status.link = LinkState::Connected;
@@ -259,6 +277,7 @@ impl Replication for FakeReplication {
             return Err(GlueError::refused("start over", "it is up"));
         }
         self.state().adopted.remove(&spec.backing);
+        self.set_diverged(false);
         Ok(())
     }
 

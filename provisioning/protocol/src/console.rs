@@ -23,6 +23,12 @@ pub enum OperatorOrder {
         /// Why, in the person's words.
         reason: String,
     },
+    /// The data of the two servers has diverged and the other one's is to count: give up what this
+    /// server holds, and copy it from there.
+    GiveUpData {
+        /// Why, in the person's words.
+        reason: String,
+    },
 }
 
 /// What came of it: one line of JSON.

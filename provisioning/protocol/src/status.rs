@@ -41,6 +41,10 @@ pub struct LocalStatus {
     /// what [`crate::console::OperatorOrder::UseOlderData`] would go on with.
     #[serde(default)]
     pub older_data: Option<OlderData>,
+    /// The data of the two servers has diverged, and the other one goes on alone: what
+    /// [`crate::console::OperatorOrder::GiveUpData`] is for.
+    #[serde(default)]
+    pub diverged: bool,
     /// Last events, newest last, at most 20.
     pub events: Vec<Event>,
 }

@@ -46,8 +46,28 @@ pub fn console(site: &mut Site) -> anyhow::Result<()> {
 
 /// What a person does at the screen of a server whose peer is dead: says so, in the words asked for.
 pub fn declare_peer_off(server: &mut Server) -> anyhow::Result<()> {
-    wait_screen(server, &["What to do", "d Other is off"])?;
-    server.send_keys(&["d"])?;
+    order(server, "d", "Other is off", "other server is off", "declare.png")?;
+    wait_screen(server, &["This server goes on alone"])?;
+    server.send_keys(&["esc"])
+}
+
+/// What a person does at the screen of a server whose work is not to count.
+pub fn give_up_data(server: &mut Server) -> anyhow::Result<()> {
+    order(server, "g", "Give up data", "give up data of this server", "give-up.png")?;
+    wait_screen(server, &["copied from the other one now"])?;
+    server.send_keys(&["esc"])
+}
+
+/// Presses a key, gives a reason, and types the words asked for; takes a picture before the words.
+fn order(
+    server: &mut Server,
+    key: &str,
+    offer: &str,
+    words: &str,
+    picture: &str,
+) -> anyhow::Result<()> {
+    wait_screen(server, &["What to do", &format!("{key} {offer}")])?;
+    server.send_keys(&[key])?;
     wait_screen(server, &["Why?"])?;
     let typed = |server: &mut Server, text: &str, upper: bool| -> anyhow::Result<()> {
         for c in text.chars() {
@@ -64,12 +84,10 @@ pub fn declare_peer_off(server: &mut Server) -> anyhow::Result<()> {
         server.send_keys(&["ret"])
     };
     typed(server, "no power", false)?;
-    wait_screen(server, &["Type OTHER SERVER IS OFF", "no power"])?;
-    let picture = server.dir().join("declare.png");
+    wait_screen(server, &[&format!("Type {}", words.to_uppercase()), "no power"])?;
+    let picture = server.dir().join(picture);
     server.screendump(&picture)?;
-    typed(server, "other server is off", true)?;
-    wait_screen(server, &["This server goes on alone"])?;
-    server.send_keys(&["esc"])
+    typed(server, words, true)
 }
 
 /// Waits until all of these texts are on the server's screen.

@@ -79,7 +79,7 @@ impl Site {
             // No server of the model has a BMC; the simulator's have.
             Effect::FencePeer { .. } | Effect::SparePeer | Effect::PowerOnPeer => {}
             // Nobody orders it here.
-            Effect::RestoreVolumes => {}
+            Effect::RestoreVolumes | Effect::GiveUpVolumes => {}
             Effect::TapDown { .. }
             | Effect::TapUp { .. }
             | Effect::PrepareVm { .. }

@@ -119,7 +119,7 @@ impl World {
             Effect::HandVm { vm, ticket } => self.hand_vm(node, &vm, ticket),
             Effect::KeepVm { vm } => self.keep_vm(node, &vm),
             // Nobody orders it here.
-            Effect::RestoreVolumes => {}
+            Effect::RestoreVolumes | Effect::GiveUpVolumes => {}
             Effect::TapDown { .. } | Effect::TapUp { .. } => {}
         }
     }

@@ -57,6 +57,7 @@ fn title(task: Task) -> &'static str {
         Task::Reboot => " Reboot this server",
         Task::DeclarePeerOff => " Say that the other server is off",
         Task::UseOlderData => " Go on with older data",
+        Task::GiveUpData => " Give up what this server holds",
     }
 }
 
@@ -64,6 +65,7 @@ fn prompt(task: Task) -> String {
     let then = match task {
         Task::Reboot => "to reboot now",
         Task::DeclarePeerOff | Task::UseOlderData => "to go on alone",
+        Task::GiveUpData => "to have it copied anew",
     };
     format!(" Type {} and press Enter {then}.", task.confirm_words())
 }
@@ -73,6 +75,7 @@ fn consequence(task: Task, facts: &Facts, width: usize) -> Vec<Row> {
         Task::Reboot => reboot_means(facts),
         Task::DeclarePeerOff => declaring_means(facts),
         Task::UseOlderData => older_means(facts),
+        Task::GiveUpData => giving_up_means(facts),
     };
     wrap(&text, width.saturating_sub(3), 6).iter().map(line).collect()
 }
@@ -104,6 +107,18 @@ fn older_means(facts: &Facts) -> String {
         "{vms} back to {when}. What was written after that is on {other} alone, and is LOST by this. Do it \
          only if {other} is gone for good. First switch it OFF, or pull all its cables, and leave it \
          so: its disks must be blank before it may come back."
+    )
+}
+
+/// What is lost, and what goes on.
+fn giving_up_means(facts: &Facts) -> String {
+    let status = facts.fresh();
+    let other = status.map_or("the other server".to_owned(), |s| words::other(s.slot));
+    let capital = words::capital(&other);
+    format!(
+        "Both servers went on by themselves, and their data can no longer be put together. {capital} goes \
+         on. What was written HERE since they parted is LOST by this: virtual machines that run here \
+         stop, and everything is copied from {other}. Ask headquarters which server to give up."
     )
 }
 

@@ -136,10 +136,11 @@ fn keys(screen: &Screen, width: usize) -> Row {
                 format!("{number} {}{mark}", page.name())
             });
             let pages: Vec<String> = pages.collect();
-            let more = match (screen.may_use_older(), screen.may_declare()) {
-                (true, _) => "o Older data",
-                (false, true) => "d Other is off",
-                (false, false) => "r Redraw",
+            let more = match screen {
+                screen if screen.may_give_up() => "g Give up data",
+                screen if screen.may_use_older() => "o Older data",
+                screen if screen.may_declare() => "d Other is off",
+                _ => "r Redraw",
             };
             format!(" {}  {more}  p Reboot", pages.join(" "))
         }

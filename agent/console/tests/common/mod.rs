@@ -102,6 +102,7 @@ pub fn well() -> LocalStatus {
             "/dev/sdb 1788 GiB SAMSUNG MZ7L31T9: in use for VM volumes".into(),
         ],
         older_data: None,
+        diverged: false,
         events: vec![
             event(34, "enrolled", "Enrolled as server A of site muenchen-12"),
             event(31, "vm_started", "parts-counter started from parts-counter@3"),
@@ -182,6 +183,18 @@ pub fn half_copied() -> LocalStatus {
     status.server.vms[0].phase = VmPhase::Standby;
     status.older_data = Some(OlderData { vms: 1, holds_ms: WALL_MS - 3_600_000 });
     status.peer.as_mut().unwrap().age_ms = 3_100;
+    status
+}
+
+/// A server that went on by a wrong word, and meets the other one, which did, too.
+pub fn diverged() -> LocalStatus {
+    let mut status = well();
+    status.server.pair = pair(PeerState::Solo);
+    status.server.pair.paths = Path::BOTH.into();
+    status.server.pair.cause = "Going on alone; the other server is out of sync.".into();
+    status.server.problems = vec!["The data on the two servers has diverged.".into()];
+    status.peer.as_mut().unwrap().state = "solo".into();
+    status.diverged = true;
     status
 }
 

@@ -189,6 +189,14 @@ impl Executor {
                 parts.look.notify_one();
                 parts.tell(Input::VolumesRestored { ok }).await;
             }),
+            Effect::GiveUpVolumes => self.volumes.push(async move {
+                let ok = parts.hands.keeper.give_up().await;
+                if ok {
+                    parts.helpers.settled();
+                }
+                parts.look.notify_one();
+                parts.tell(Input::VolumesGivenUp { ok }).await;
+            }),
             Effect::Promote { vm } => self.lane(&vm).push(promote(parts, vm)),
             Effect::PrepareVm { vm } => self.standby_lane(&vm).push(prepare(parts, vm)),
             Effect::ReceiveVm { vm } => self.standby_lane(&vm).push(live::receive(parts, vm)),

@@ -75,6 +75,11 @@ impl Helpers {
         self.split_brain.clone()
     }
 
+    /// One side's data is given up: they do not differ any more.
+    pub fn settled(&self) {
+        self.split_brain.store(false, Ordering::Relaxed);
+    }
+
     /// Gives the core's answer.
     pub fn answer(&self, id: u64, code: HelperCode) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

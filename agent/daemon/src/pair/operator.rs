@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `operator.sock`: what a person at the console orders.
 //!
-//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` (or `use_older_data`) →
+//! One JSON line in, one out: `{"order":"declare_peer_off","reason":"…"}` (or `use_older_data`, `give_up_data`) →
 //! `{"done":true,"text":"…"}`.
 //! Only root may ask; the console makes sure that a person meant it.
 
@@ -63,6 +63,10 @@ impl Operator {
                 self.note("orders this server to go on with older data", &reason);
                 self.order(Input::OperatorRestores).await
             }
+            Ok(OperatorOrder::GiveUpData { reason }) => {
+                self.note("gives up what this server holds", &reason);
+                self.order(Input::OperatorGivesUp).await
+            }
             Err(error) => OperatorAnswer { done: false, text: format!("No such order: {error}") },
         };
         let mut line = serde_json::to_vec(&answer)?;
@@ -96,9 +100,9 @@ impl Operator {
         let mut since_order = events.iter().rev().take_while(|event| event.code != "operator");
         since_order.find_map(|event| match event.code.as_str() {
             "declared" | "restored" => Some(answer(true, "This server goes on alone.")),
-            "declare_refused" | "restore_refused" | "restore_failed" => {
-                Some(answer(false, &event.text))
-            }
+            "given_up" => Some(answer(true, "This server is copied from the other one now.")),
+            "declare_refused" | "restore_refused" | "restore_failed" | "give_up_refused"
+            | "give_up_failed" => Some(answer(false, &event.text)),
             _ => None,
         })
     }

@@ -292,6 +292,7 @@ impl Hub {
             }),
             disks: state.disks.clone(),
             older_data: state.older_data,
+            diverged: state.pair.as_ref().is_some_and(|pair| pair.may_give_up),
             events: state.events.shown(),
         }
     }

@@ -14,6 +14,7 @@ mod power;
 mod records;
 pub(crate) mod round;
 mod watchdog;
+mod words;
 
 use crate::scenario::Scenario;
 
@@ -29,5 +30,6 @@ pub const MATRIX: &[&[Scenario]] = &[
     boxes::BOXES,
     clocks::CLOCKS,
     watchdog::WATCHDOG,
+    words::WORDS,
     load::LOAD,
 ];

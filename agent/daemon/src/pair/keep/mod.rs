@@ -9,6 +9,7 @@
 //! One task does it all, a step after the other, because LVM does too. Who waits for it waits for a
 //! step that is never cut off: an LVM command killed halfway could leave a volume suspended.
 
+mod give_up;
 mod held;
 mod restore;
 mod rules;
@@ -62,6 +63,8 @@ enum Job {
     Resync(u32, oneshot::Sender<()>),
     /// Put what is half copied back.
     Restore(oneshot::Sender<bool>),
+    /// Give up what is held here.
+    GiveUp(oneshot::Sender<bool>),
     /// Declare what was put back to be the newest.
     Adopt(VmName, oneshot::Sender<()>),
 }
@@ -114,6 +117,12 @@ impl Keeper {
         self.jobs.send(Job::Restore(done)).await.is_ok() && wait.await.unwrap_or(false)
     }
 
+    /// Gives up what is held here in favour of the other server's; whether all of it worked.
+    pub async fn give_up(&self) -> bool {
+        let (done, wait) = oneshot::channel();
+        self.jobs.send(Job::GiveUp(done)).await.is_ok() && wait.await.unwrap_or(false)
+    }
+
     /// Called before a VM's volumes are promoted, under the right to do so: what was put back counts as
     /// the newest from now on. Costs nothing if nothing was.
     pub async fn before_promote(&self, vm: &VmName) {
@@ -146,6 +155,9 @@ async fn run(
                 }
                 Some(Job::Restore(done)) => {
                     let _ = done.send(worker.restore().await);
+                }
+                Some(Job::GiveUp(done)) => {
+                    let _ = done.send(worker.give_up().await);
                 }
                 Some(Job::Adopt(vm, done)) => {
                     worker.adopt(&vm).await;

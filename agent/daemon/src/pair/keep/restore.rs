@@ -81,6 +81,15 @@ impl Worker {
         replication.connect(spec).await
     }
 
+    /// Gives a volume fresh metadata and connects it: the other server's copy is taken whole.
+    pub(super) async fn start_over(&self, spec: &ReplicaSpec) -> Result<(), GlueError> {
+        let replication = &self.parts.replication;
+        self.take_down(spec).await?;
+        replication.start_over(spec).await?;
+        replication.attach(spec).await?;
+        replication.connect(spec).await
+    }
+
     async fn take_down(&self, spec: &ReplicaSpec) -> Result<(), GlueError> {
         if self.status(spec.number).await.is_none() {
             return Ok(());

@@ -95,6 +95,7 @@ impl Rig {
             replication: Path::Cable,
             cause: String::new(),
             problems: Vec::new(),
+            may_give_up: false,
         };
         self.hub.update(|all| all.pair = Some(status));
     }
@@ -299,4 +300,30 @@ async fn a_source_that_is_back_is_not_overruled_at_the_promotion() {
     rig.is(DiskState::Inconsistent, LinkState::SyncTarget);
     rig.keeper.before_promote(&rig.spec.vm).await;
     assert!(!rig.kernel.calls().iter().any(|call| call == "adopt 3"));
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_kept_first_and_then_started_over() {
+    let rig = rig(DiskState::UpToDate).await;
+    rig.is(DiskState::UpToDate, LinkState::StandAlone);
+    assert!(rig.keeper.give_up().await, "{:?}", rig.hub.local().events);
+    assert_eq!(rig.kept().await.len(), 1);
+    let calls = rig.kernel.calls();
+    let at = |call: &str| calls.iter().rposition(|made| made == call).expect("called");
+    assert!(at("start_over 3") < at("connect 3"), "{calls:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_that_is_connected_or_cannot_be_kept() {
+    let connected = rig(DiskState::UpToDate).await;
+    connected.is(DiskState::UpToDate, LinkState::Connected);
+    assert!(!connected.keeper.give_up().await);
+    let full = rig(DiskState::UpToDate).await;
+    full.is(DiskState::UpToDate, LinkState::StandAlone);
+    full.volumes.set_data_percent(91.0);
+    assert!(!full.keeper.give_up().await);
+    for rig in [connected, full] {
+        assert_eq!(rig.told("give_up_failed"), 1);
+        assert!(!rig.kernel.calls().iter().any(|call| call.starts_with("start_over")));
+    }
 }
