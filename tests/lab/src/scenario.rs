@@ -6,7 +6,7 @@ use crate::failover::{LOST_WORDS, describe};
 use crate::matrix::MATRIX;
 use crate::scenarios::GATE;
 use crate::server::{BOOT_LIMIT, Server};
-use crate::site::Site;
+use crate::site::{SITE, Site};
 use crate::timeline::{Event, Timeline};
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -135,6 +135,10 @@ pub(crate) fn recover(site: &mut Site) -> bool {
     let outcome = (|| -> anyhow::Result<()> {
         if !site.hq.is_running() {
             site.hq.start()?;
+        }
+        for slot in ["A", "B"] {
+            // Refused for one that is not drained.
+            let _ = site.hq.cli(&["site", "undrain", SITE, slot]);
         }
         for name in ["a", "b"] {
             let server = site.server(name);
