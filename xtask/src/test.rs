@@ -102,7 +102,8 @@ fn model() -> anyhow::Result<()> {
         sh::step(name, command.args(args))
     };
     run("model check (a new pair, one fault)", &["--fresh", "--faults", "1"])?;
-    run("model check (a healthy pair, two faults)", &["--faults", "2"])
+    run("model check (a healthy pair, two faults)", &["--faults", "2"])?;
+    run("model check (a witness on site, two faults)", &["--faults", "2", "--on-site"])
 }
 
 fn web() -> anyhow::Result<()> {

@@ -3,7 +3,8 @@
 
 use crate::rules::Bounds;
 use crate::site::{Event, Site, slot};
-use agent_core::Input;
+use crate::witnesses::index;
+use agent_core::{Input, WitnessAt};
 
 /// A short loss: DRBD notices, and it is over before anybody's lease is.
 const SHORT: u32 = 8;
@@ -23,7 +24,7 @@ pub enum Fault {
     Cut { early: usize, for_good: bool },
     /// What one server sends to the other is lost.
     CutFrom(usize),
-    /// A server is cut off from its peer and from HQ.
+    /// A server is cut off from its peer and from the witnesses.
     Isolate(usize),
     /// DRBD's packets are lost; the agents hear each other.
     Replication,
@@ -31,10 +32,16 @@ pub enum Fault {
     Cable,
     /// HQ cannot be reached.
     Wan,
-    /// HQ hears, and its answers to this server are lost.
-    Answers(usize),
-    /// HQ comes back with the record of before the first fault.
-    Rollback,
+    /// A witness hears, and its answers to this server are lost.
+    Answers(WitnessAt, usize),
+    /// A witness comes back with the record of before the first fault.
+    Rollback(WitnessAt),
+    /// The box on site loses its power.
+    BoxOff,
+    /// A server does not reach the box on site.
+    BoxFrom(usize),
+    /// The box loses its power when a question arrives, with the answer on its disk or not.
+    BoxDies { at: usize, landed: bool },
     /// All that is cut or off is mended, earlier than it would be.
     Mend,
     /// An operator at this server says that the other is off. It is, and it did not go on alone
@@ -140,13 +147,27 @@ impl Site {
         } else {
             all.push(Fault::Mend);
         }
-        if self.wan_to == [true; 2] && self.wan_from == [true; 2] {
-            all.extend([Fault::Wan, Fault::Answers(0), Fault::Answers(1)]);
-        } else if !all.contains(&Fault::Mend) {
-            all.push(Fault::Mend);
+        for at in self.asked() {
+            if self.witnesses[index(at)].whole() {
+                all.extend([0, 1].map(|node| Fault::Answers(at, node)));
+                match at {
+                    WitnessAt::Hq => all.push(Fault::Wan),
+                    WitnessAt::Local => {
+                        all.extend([Fault::BoxOff, Fault::BoxFrom(0), Fault::BoxFrom(1)]);
+                    }
+                }
+            } else if !all.contains(&Fault::Mend) {
+                all.push(Fault::Mend);
+            }
+            all.push(Fault::Rollback(at));
         }
-        all.push(Fault::Rollback);
         all
+    }
+
+    /// The witnesses there are.
+    fn asked(&self) -> impl Iterator<Item = WitnessAt> {
+        let local = self.fitted.then_some(WitnessAt::Local);
+        [WitnessAt::Hq].into_iter().chain(local)
     }
 
     fn went_alone(&self, node: usize) -> bool {
@@ -178,6 +199,9 @@ impl Site {
             }
         }
         for (at, event) in self.pending.iter().enumerate() {
+            if matches!(event, Event::Ask { at: WitnessAt::Local, .. }) {
+                all.extend([false, true].map(|landed| Fault::BoxDies { at, landed }));
+            }
             match event {
                 Event::Message { .. } | Event::Ask { .. } | Event::Answer { .. } => {
                     all.extend([Fault::Lose(at), Fault::Repeat(at), Fault::Delay(at)]);
@@ -211,17 +235,22 @@ impl Site {
             Fault::Isolate(node) => {
                 self.early = 1 - node;
                 self.open = [[false; 2]; 2];
-                (self.wan_to[node], self.wan_from[node]) = (false, false);
+                self.witnesses.iter_mut().for_each(|place| place.cut(node));
             }
             Fault::Replication => self.replication = false,
             Fault::Cable => self.open[0] = [false; 2],
-            Fault::Wan => (self.wan_to, self.wan_from) = ([false; 2], [false; 2]),
-            Fault::Answers(node) => self.wan_from[node] = false,
-            Fault::Rollback => {
-                let incarnation = self.witness.record.incarnation + 1;
-                self.witness = self.backup.clone();
-                self.witness.record.incarnation = incarnation;
-                self.witness.last = None;
+            Fault::Wan => (0..2).for_each(|node| self.witness(WitnessAt::Hq).cut(node)),
+            Fault::Answers(at, node) => self.witness(at).from[node] = false,
+            Fault::Rollback(at) => self.witness(at).roll_back(),
+            Fault::BoxOff => self.witness(WitnessAt::Local).up = false,
+            Fault::BoxFrom(node) => self.witness(WitnessAt::Local).cut(node),
+            Fault::BoxDies { at, landed } => {
+                if let Event::Ask { swap, .. } = self.pending.remove(at)
+                    && landed
+                {
+                    self.witness(WitnessAt::Local).state.swap(&swap);
+                }
+                self.witness(WitnessAt::Local).up = false;
             }
             Fault::Mend => self.mend_all(),
             Fault::Declare(node) => self.feed(node, Input::OperatorDeclares),
@@ -242,7 +271,7 @@ impl Site {
         self.note(|_| "** the links are whole".into());
         self.open = [[true; 2]; 2];
         self.replication = true;
-        (self.wan_to, self.wan_from) = ([true; 2], [true; 2]);
+        self.witnesses.iter_mut().for_each(crate::witnesses::Place::mend);
     }
 
     pub fn mend_all(&mut self) {

@@ -24,6 +24,9 @@ struct Cli {
     /// Begin with two servers switched on for the first time, not with a healthy pair.
     #[arg(long)]
     fresh: bool,
+    /// A witness on site, which has the tie-break.
+    #[arg(long)]
+    on_site: bool,
     /// Heal everything at the end of each behaviour, and ask for a healthy pair.
     #[arg(long)]
     liveness: bool,
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         horizon: cli.horizon,
         grid: cli.grid,
         fresh: cli.fresh,
+        on_site: cli.on_site,
         liveness: cli.liveness,
     };
     let begun = Instant::now();

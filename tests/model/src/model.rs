@@ -186,8 +186,8 @@ fn turns(flags: u64) -> Vec<&'static str> {
 /// The state to begin with.
 fn begin(bounds: Bounds, mutation: Option<Mutation>) -> Site {
     // A core is made with its times; every other rule is broken only from here on.
-    let early = mutation.filter(|mutation| *mutation == Mutation::IgnoreFence);
-    let mut site = Site::new(early, bounds.faults);
+    let early = mutation.filter(|m| *m == Mutation::IgnoreFence || m.on_site());
+    let mut site = Site::new(early, bounds.faults, bounds.on_site);
     site.switch_on();
     if !bounds.fresh {
         site.form();

@@ -123,9 +123,10 @@ impl Site {
     /// A healthy pair, and the VM runs once.
     pub fn healthy(&self) -> bool {
         use provisioning_protocol::peer::{PeerState, Tie};
+        let wanted = if self.fitted { Tie::Local } else { Tie::Hq };
         let pair = self.nodes.iter().all(|node| {
             let paired = node.core.as_ref().is_some_and(|core| {
-                core.status().state == PeerState::Pair && core.durable().tie == Tie::Hq
+                core.status().state == PeerState::Pair && core.durable().tie == wanted
             });
             node.up && paired && node.connected()
         });

@@ -5,7 +5,6 @@ use crate::rules::Bounds;
 use crate::site::{Event, Site, slot};
 use agent_core::Input;
 use provisioning_protocol::peer::Path;
-use provisioning_protocol::witness::WitnessAnswer;
 use std::sync::Arc;
 
 /// From a healed site to a healthy pair, at most: a lease that still runs out, the graces of a
@@ -37,7 +36,9 @@ impl Site {
             });
             well = if self.healthy() && told { well + 1 } else { 0 };
         }
-        self.backup = self.witness.clone();
+        for place in &mut self.witnesses {
+            place.backup = place.state.clone();
+        }
         self.zero = self.round;
     }
 
@@ -177,31 +178,20 @@ impl Site {
             Event::Message { to, paths, boot, seq, body } => {
                 for path in Path::BOTH {
                     if paths[usize::from(path == Path::Lan)] {
-                        let body = Box::new((*body).clone());
+                        let body = Arc::clone(&body);
                         self.feed(to, Input::PeerHeard { path, boot, seq, body });
                     }
                 }
             }
-            Event::Ask { from, agent, swap } => {
-                let mut answer = self.witness.swap(&swap);
-                if self.mutated(crate::rules::Mutation::WitnessGrantsAll) {
-                    answer.granted = true;
-                    answer.record.version += 1;
-                    answer.record.epoch = swap.epoch;
-                    answer.record.in_sync.clone_from(&swap.in_sync);
-                    answer.record.winner = swap.winner;
-                }
-                if self.wan_from[from] {
-                    let answer = Box::new(answer);
-                    self.pending.push(Event::Answer { to: from, agent, answer });
-                }
-            }
+            Event::Ask { from, at, agent, swap } => self.swap(from, at, agent, &swap),
             Event::Answer { to, agent, answer } => {
                 if self.nodes[to].agent == agent {
                     self.feed(to, Input::WitnessAnswered(*answer));
                 }
             }
-            Event::Read { from, agent, request_id } => self.read(from, agent, request_id),
+            Event::Read { from, at, agent, request_id } => {
+                self.read(from, at, agent, request_id);
+            }
             Event::Unreachable { to, agent, request_id } => {
                 if self.nodes[to].agent == agent {
                     self.feed(to, Input::WitnessUnreachable { request_id });
@@ -233,20 +223,6 @@ impl Site {
                 }
             }
             Event::Mend => self.mend_links(),
-        }
-    }
-
-    fn read(&mut self, from: usize, agent: u32, request_id: u64) {
-        if self.nodes[from].agent != agent {
-            return;
-        }
-        if !self.wan_to[from] {
-            self.feed(from, Input::WitnessUnreachable { request_id });
-        } else if self.wan_from[from] {
-            let record = self.witness.record.clone();
-            let reason = String::new();
-            let answer = WitnessAnswer { request_id, granted: false, record, reason };
-            self.feed(from, Input::WitnessAnswered(answer));
         }
     }
 
@@ -292,9 +268,9 @@ pub fn shown(event: &Event) -> String {
             body.in_sync,
             body.solo
         ),
-        Event::Ask { from, swap, .. } => format!("{} asks HQ: {swap:?}", slot(*from)),
+        Event::Ask { from, at, swap, .. } => format!("{} asks at {at:?}: {swap:?}", slot(*from)),
         Event::Answer { to, answer, .. } => {
-            format!("HQ answers {}: granted {} {:?}", slot(*to), answer.granted, answer.record)
+            format!("answer to {}: granted {} {:?}", slot(*to), answer.granted, answer.record)
         }
         Event::Persisted { node, .. } => format!("{} has its state on disk", slot(*node)),
         Event::HelperAnswer { node, code, .. } => format!("{} helper exits {code}", slot(*node)),

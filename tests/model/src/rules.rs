@@ -50,12 +50,21 @@ pub enum Mutation {
     ResumeBeforeDetach,
     /// Volumes that stand alone are left so.
     NeverReconnect,
+    /// One server asks HQ when it should ask the witness on site.
+    WrongWitness,
 }
 
 impl Mutation {
+    /// Whether it needs a witness on site, and is there from the beginning.
+    #[must_use]
+    pub fn on_site(self) -> bool {
+        self == Self::WrongWitness
+    }
+
     /// Each with a promise it must be seen to break.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::WitnessGrantsAll, "I1"),
+        (Self::WrongWitness, "I1"),
         (Self::NeverReconnect, "liveness"),
         (Self::ThawWithoutGrant, "I2"),
         (Self::JoinBeforeResync, "I3"),
@@ -82,6 +91,8 @@ pub struct Bounds {
     pub grid: u32,
     /// Begin with two servers switched on for the first time, not with a healthy pair.
     pub fresh: bool,
+    /// There is a witness on site; a healthy pair has the tie-break there.
+    pub on_site: bool,
     /// Heal everything at the end, and ask for a healthy pair.
     pub liveness: bool,
 }

@@ -5,11 +5,10 @@
 use crate::kernel::Promotion;
 use crate::rules::{LEASE_MS, Mutation, WATCHDOG_MS, config};
 use crate::site::{Event, Node, ROUND_MS, Site, TURNS, Work, slot, vm_name};
-use agent_core::{BootFacts, Core, DesiredVm, Disk, DurableState, Effect, Input, VmRun};
+use agent_core::{BootFacts, Cause, Core, DesiredVm, Disk, DurableState, Effect, Input, VmRun};
 use agent_watchdog::keeper::{Action, Keeper, State};
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
-use provisioning_protocol::witness::WitnessSwap;
 use std::sync::Arc;
 use tests_sim::drbd::Conn;
 
@@ -29,10 +28,10 @@ impl Site {
         match effect {
             Effect::Persist { token, state } => self.start_persist(node, token, state),
             Effect::SendPeer { body } => self.send(node, *body),
-            Effect::AskWitness { swap, at: _ } => self.ask(node, swap),
-            Effect::ReadWitness { request_id, at: _ } => {
+            Effect::AskWitness { swap, at } => self.ask(node, at, swap),
+            Effect::ReadWitness { request_id, at } => {
                 let from = node;
-                self.later(1, Event::Read { from, agent, request_id });
+                self.later(1, Event::Read { from, at, agent, request_id });
             }
             Effect::AnswerHelper { id, code } => {
                 let code = code.exit_code();
@@ -72,8 +71,9 @@ impl Site {
             Effect::RenewLease => self.renew_lease(node),
             Effect::Reset { .. } => self.own(node, 0, Work::Reset),
             Effect::Report { cause } => {
-                if let Some(turn) = TURNS.iter().position(|turn| *turn == cause.code) {
-                    self.turns |= 1 << turn;
+                for turn in turns_of(&cause) {
+                    let at = TURNS.iter().position(|known| *known == turn);
+                    self.turns |= at.map_or(0, |at| 1 << at);
                 }
             }
             // No server of the model has a BMC; the simulator's have.
@@ -120,16 +120,6 @@ impl Site {
             self.pending.push(message);
         } else {
             self.soon.push_back(message);
-        }
-    }
-
-    fn ask(&mut self, from: usize, swap: WitnessSwap) {
-        let agent = self.nodes[from].agent;
-        if self.wan_to[from] {
-            self.pending.push(Event::Ask { from, agent, swap });
-        } else {
-            let request_id = swap.request_id;
-            self.later(1, Event::Unreachable { to: from, agent, request_id });
         }
     }
 
@@ -352,6 +342,7 @@ impl Site {
         self.feed(node, Input::Boot(Box::new(BootFacts { durable, vms, path })));
         let home = NodeSlot::A;
         self.feed(node, Input::Desired(vec![DesiredVm { name: vm_name(), home, weight: 1 }]));
+        self.feed(node, Input::LocalWitness(self.fitted));
         self.tell_ready(node);
         self.tell_links();
         for id in helpers {
@@ -391,6 +382,19 @@ fn found_vm(here: &Node) -> Vec<(VmName, VmRun)> {
     let primary = here.vol.as_ref().is_some_and(|vol| vol.primary);
     let found = here.run != VmRun::Stopped || primary;
     found.then(|| (vm_name(), here.run)).into_iter().collect()
+}
+
+/// The turns that a report stands for.
+fn turns_of(cause: &Cause) -> Vec<&str> {
+    let says = |words: &str| cause.text.contains(words);
+    let more = match cause.code {
+        "grant" if says("on site") => Some("grant on site"),
+        "tie" if says("on site says") => Some("tie to site"),
+        "tie" if says("at HQ says") => Some("tie to HQ"),
+        "tie" => Some("tie to a server"),
+        _ => None,
+    };
+    [Some(cause.code), more].into_iter().flatten().collect()
 }
 
 fn often(effect: &Effect) -> bool {

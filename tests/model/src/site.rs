@@ -4,11 +4,12 @@
 
 use crate::promises::Broken;
 use crate::rules::Mutation;
-use agent_core::{Core, DurableState, LinkSummary, VmRun};
+use crate::witnesses::{Place, index};
+use agent_core::{Core, DurableState, LinkSummary, VmRun, WitnessAt};
 use agent_watchdog::keeper::{Keeper, State};
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
-use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
+use provisioning_protocol::witness::{WitnessAnswer, WitnessSwap};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -19,20 +20,33 @@ pub const ROUND_MS: u64 = 500;
 
 /// Turns a behaviour can take, by the core's own words for them. Bounds within which none of them is
 /// reached would show nothing.
-pub const TURNS: [&str; 8] =
-    ["grant", "takeover", "lost", "evicted", "yielded", "joined", "tie", "declared"];
+pub const TURNS: [&str; 12] = [
+    "grant",
+    "takeover",
+    "lost",
+    "evicted",
+    "yielded",
+    "joined",
+    "tie",
+    "declared",
+    // Of what is said with it: by the witness on site, and where the tie-break has gone.
+    "grant on site",
+    "tie to site",
+    "tie to HQ",
+    "tie to a server",
+];
 
 /// Something on its way. `to`, `node`: the server that takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A datagram, by the paths that were open.
     Message { to: usize, paths: [bool; 2], boot: u64, seq: u64, body: Arc<PeerBody> },
-    /// A swap on its way to the witness.
-    Ask { from: usize, agent: u32, swap: WitnessSwap },
+    /// A swap on its way to a witness.
+    Ask { from: usize, at: WitnessAt, agent: u32, swap: WitnessSwap },
     /// Its answer.
     Answer { to: usize, agent: u32, answer: Box<WitnessAnswer> },
     /// A read of the record: asked and answered in one step.
-    Read { from: usize, agent: u32, request_id: u64 },
+    Read { from: usize, at: WitnessAt, agent: u32, request_id: u64 },
     /// The way to the witness is down.
     Unreachable { to: usize, agent: u32, request_id: u64 },
     /// A write of the durable state; `None` if it never reaches the disk (a broken rule).
@@ -117,13 +131,11 @@ pub struct Site {
     pub open: [[bool; 2]; 2],
     /// Whether DRBD's own packets pass.
     pub replication: bool,
-    /// Whether a server reaches the witness, and its answers the server.
-    pub wan_to: [bool; 2],
-    pub wan_from: [bool; 2],
     /// The server that notices a cut first.
     pub early: usize,
-    pub witness: WitnessState,
-    pub backup: WitnessState,
+    /// The witness at HQ and the one on site; the second is asked by nobody unless it is fitted.
+    pub witnesses: [Place; 2],
+    pub fitted: bool,
     pub acked: Vec<u32>,
     pub faults_left: u8,
     /// The round of the first fault.
@@ -188,8 +200,7 @@ impl Node {
 }
 
 impl Site {
-    pub fn new(mutation: Option<Mutation>, faults: u8) -> Self {
-        let witness = WitnessState::new(1);
+    pub fn new(mutation: Option<Mutation>, faults: u8, fitted: bool) -> Self {
         Self {
             mutation,
             round: 0,
@@ -199,11 +210,9 @@ impl Site {
             soon: VecDeque::new(),
             open: [[true; 2]; 2],
             replication: true,
-            wan_to: [true; 2],
-            wan_from: [true; 2],
             early: 0,
-            backup: witness.clone(),
-            witness,
+            witnesses: [Place::new(1), Place::new(1_000)],
+            fitted,
             acked: Vec::new(),
             faults_left: faults,
             zero: 0,
@@ -239,6 +248,10 @@ impl Site {
         self.replication && self.carries(path, from)
     }
 
+    pub fn witness(&mut self, at: WitnessAt) -> &mut Place {
+        &mut self.witnesses[index(at)]
+    }
+
     pub fn later(&mut self, rounds: u32, event: Event) {
         self.later.push((self.round + rounds, event));
     }
@@ -260,7 +273,7 @@ impl Site {
     /// means nothing.
     pub fn digest(&self) -> u64 {
         let h = &mut DefaultHasher::new();
-        (self.round, self.open, self.replication, self.wan_to, self.wan_from, self.early).hash(h);
+        (self.round, self.open, self.replication, self.early).hash(h);
         self.nodes.iter().for_each(|node| node.digest(h));
         let of = |event: &Event| {
             let mut h = DefaultHasher::new();
@@ -269,7 +282,7 @@ impl Site {
         };
         let mut pending: Vec<u64> = self.pending.iter().map(of).collect();
         pending.sort_unstable();
-        (pending, &self.later, &self.witness, &self.backup, &self.acked).hash(h);
+        (pending, &self.later, &self.witnesses, &self.acked).hash(h);
         (self.faults_left, self.news, self.ended, &self.broken).hash(h);
         h.finish()
     }

@@ -3,14 +3,33 @@
 
 use tests_model::{Bounds, check};
 
-const BOUNDS: Bounds =
-    Bounds { faults: 1, window: 28, horizon: 52, grid: 4, fresh: false, liveness: true };
+const BOUNDS: Bounds = Bounds {
+    faults: 1,
+    window: 28,
+    horizon: 52,
+    grid: 4,
+    fresh: false,
+    on_site: false,
+    liveness: true,
+};
 
 #[test]
 fn no_fault_at_any_moment_breaks_a_promise_or_stops_the_vm_for_good() {
     let checked = check(BOUNDS, None, None, 1);
     assert!(checked.unique > 500 && checked.ended > 50, "{checked:?}");
     for turn in ["grant", "takeover", "lost", "evicted", "yielded", "joined", "tie"] {
+        assert!(checked.turns.contains(&turn), "{turn} was never reached: {checked:?}");
+    }
+    if let Some(finding) = checked.findings.first() {
+        panic!("{finding}");
+    }
+}
+
+#[test]
+fn with_a_witness_on_site_no_fault_breaks_a_promise_or_stops_the_vm_for_good() {
+    let checked = check(Bounds { on_site: true, ..BOUNDS }, None, None, 1);
+    assert!(checked.unique > 500 && checked.ended > 50, "{checked:?}");
+    for turn in ["grant on site", "tie to HQ", "tie to site", "takeover", "evicted"] {
         assert!(checked.turns.contains(&turn), "{turn} was never reached: {checked:?}");
     }
     if let Some(finding) = checked.findings.first() {
