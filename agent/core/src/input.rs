@@ -7,6 +7,7 @@ use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
 use provisioning_protocol::witness::WitnessAnswer;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A fact. The shell hands each one to [`crate::Core::step`] with the monotonic time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub enum Input {
         /// The sender's counter within that boot.
         seq: u64,
         /// What it says.
-        body: Box<PeerBody>,
+        body: Arc<PeerBody>,
     },
     /// The replication summary changed (or was read for the first time after `Boot`).
     LinkChanged(LinkSummary),

@@ -255,7 +255,7 @@ impl Core {
             Input::Boot(facts) => self.boot(*facts),
             Input::Tick => {}
             Input::PeerHeard { path, boot, seq, body } => {
-                self.peer.take(now, path, boot, seq, *body);
+                self.peer.take(now, path, boot, seq, body);
             }
             Input::LinkChanged(summary) => self.link = Some(summary),
             Input::HelperAsked { id, vm: _, primary } => {

@@ -6,6 +6,7 @@ use crate::state::Millis;
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{LocalWitness, Path, PeerBody, Tie};
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// How many earlier boots of the peer are remembered, to drop their late datagrams.
 const RETIRED_MAX: usize = 8;
@@ -25,7 +26,7 @@ pub(crate) struct PeerView {
     taken_at: Millis,
     /// Earlier boots and the newest sequence of each.
     retired: VecDeque<(u64, u64)>,
-    body: Option<PeerBody>,
+    body: Option<Arc<PeerBody>>,
     /// Two sets of the newest message, which are asked for many times a step.
     in_sync: [bool; 2],
     hears_me: [bool; 2],
@@ -92,7 +93,7 @@ fn index(path: Path) -> usize {
 
 impl PeerView {
     /// Takes a datagram.
-    pub fn take(&mut self, now: Millis, path: Path, boot: u64, seq: u64, body: PeerBody) {
+    pub fn take(&mut self, now: Millis, path: Path, boot: u64, seq: u64, body: Arc<PeerBody>) {
         if !message_is_sound(seq, &body) {
             return;
         }
@@ -195,7 +196,7 @@ impl PeerView {
     /// The newest message, while the peer is heard.
     pub fn body(&self, now: Millis, heard_ms: u64) -> Option<&PeerBody> {
         let heard = Path::BOTH.into_iter().any(|path| self.hears(now, heard_ms, path));
-        self.body.as_ref().filter(|_| heard)
+        self.body.as_deref().filter(|_| heard)
     }
 
     /// The newest message as facts, while the peer is heard.

@@ -8,6 +8,7 @@ use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessRecord, WitnessSwap};
 use rig::{ME, PEER, Rig, link, paired, peer, record};
+use std::sync::Arc;
 
 /// What a server does that goes on, or wants to.
 fn is_forward(effect: &Effect) -> bool {
@@ -69,7 +70,7 @@ fn a_message_with_an_absurd_epoch_or_count_changes_nothing_and_mutes_nobody() {
         path: Path::Cable,
         boot: 1,
         seq,
-        body: Box::new(body.clone()),
+        body: Arc::new(body.clone()),
     };
     for _ in 0..50 {
         rig.give(heard(1_000, &absurd));

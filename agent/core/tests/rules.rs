@@ -9,6 +9,7 @@ use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessRecord, WitnessState};
 use rig::{ME, PEER, Rig, link, paired, peer, record, vm};
+use std::sync::Arc;
 
 fn claim(rig: &mut Rig) -> provisioning_protocol::witness::WitnessSwap {
     rig.lose_peer();
@@ -321,7 +322,7 @@ fn replayed_and_older_datagrams_change_nothing() {
     let epoch = rig.core.durable().epoch;
     let forged = PeerBody { epoch: Epoch(9), in_sync: [PEER].into(), solo: true, ..peer() };
     for seq in [1, 3] {
-        let body = Box::new(forged.clone());
+        let body = Arc::new(forged.clone());
         rig.give(Input::PeerHeard { path: Path::Lan, boot: 1, seq, body });
     }
     assert_eq!(rig.core.durable().epoch, epoch);
@@ -331,7 +332,7 @@ fn replayed_and_older_datagrams_change_nothing() {
 #[test]
 fn a_late_datagram_from_before_a_restart_does_not_mute_the_peer() {
     let mut rig = Rig::in_step(paired(), &[]);
-    rig.give(Input::PeerHeard { path: Path::Lan, boot: 7, seq: 900, body: Box::new(peer()) });
+    rig.give(Input::PeerHeard { path: Path::Lan, boot: 7, seq: 900, body: Arc::new(peer()) });
     for _ in 0..20 {
         rig.hear(peer());
         rig.wait(200);
@@ -344,7 +345,7 @@ fn a_late_datagram_from_before_a_restart_does_not_mute_the_peer() {
 fn a_restarted_peer_is_heard_and_its_old_datagrams_no_more() {
     let mut rig = Rig::in_step(paired(), &[]);
     let heard = |rig: &mut Rig, boot, seq| {
-        rig.give(Input::PeerHeard { path: Path::Lan, boot, seq, body: Box::new(peer()) });
+        rig.give(Input::PeerHeard { path: Path::Lan, boot, seq, body: Arc::new(peer()) });
         rig.core.status().paths.contains(&Path::Lan)
     };
     rig.wait(1_500);
@@ -361,7 +362,7 @@ fn a_dead_path_is_left_without_giving_anything_up() {
     let mut rig = Rig::in_step(paired(), &[]);
     for seq in 100..110 {
         rig.wait(200);
-        let body = Box::new(PeerBody { hears: [Path::Lan].into(), ..peer() });
+        let body = Arc::new(PeerBody { hears: [Path::Lan].into(), ..peer() });
         rig.give(Input::PeerHeard { path: Path::Lan, boot: 1, seq, body });
     }
     assert!(ordered(&mut rig, |effect| *effect == Effect::SwitchPath { path: Path::Lan }));

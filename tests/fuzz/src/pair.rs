@@ -13,6 +13,7 @@ use agent_daemon::peer::memory::read_any;
 use provisioning_protocol::ids::{Epoch, NodeSlot, SiteName, VmName};
 use provisioning_protocol::peer::{Path, Tie};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
+use std::sync::Arc;
 
 fn name() -> VmName {
     VmName::new("till").expect("a valid name")
@@ -85,7 +86,7 @@ pub fn peer(data: &[u8]) {
         for ahead in 0..3 {
             let (path, boot, body) = (Path::Cable, datagram.boot, datagram.body.clone());
             let seq = datagram.seq.saturating_add(ahead);
-            rig.give(Input::PeerHeard { path, boot, seq, body: Box::new(body) });
+            rig.give(Input::PeerHeard { path, boot, seq, body: Arc::new(body) });
             rig.wait(500);
         }
         rig.link(false);

@@ -29,7 +29,8 @@ impl World {
         let other = self.nodes[1 - node].disk.as_ref();
         let late = other.is_some_and(|other| other.epoch > state.epoch);
         if state.solo && other.is_some_and(|other| other.solo) {
-            self.fail(format!("I1: both alone, {} at epoch {}", slot(node), state.epoch));
+            let asks = if self.contacts_would_ask() { " (contacts would have told)" } else { "" };
+            self.fail(format!("I1: both alone, {} at epoch {}{asks}", slot(node), state.epoch));
         }
         let newly_alone = state.solo && old.as_ref().is_none_or(|old| !old.solo);
         // A state older than what the other has moved on to gives no right any more.
@@ -77,12 +78,13 @@ impl World {
     /// I3: an acknowledged write is on every server that counts as in sync: in the view of the
     /// one that acknowledged it, less a peer that has given its vote up.
     pub fn check_ack(&mut self, node: usize, vm: usize, id: u32) {
-        let Some(disk) = self.nodes[node].disk.clone() else {
+        let Some(disk) = &self.nodes[node].disk else {
             return self.fail(format!("I3: {} acknowledged a write without state", slot(node)));
         };
-        for member in 0..2 {
+        let counts = [0, 1].map(|member| (member, disk.in_sync.contains(&slot(member))));
+        for (member, counts) in counts {
             let votes = self.nodes[member].disk.as_ref().is_some_and(DurableState::votes);
-            if !votes || !disk.in_sync.contains(&slot(member)) {
+            if !votes || !counts {
                 continue;
             }
             if self.nodes[member].vols[vm].log.last() != Some(&id) {

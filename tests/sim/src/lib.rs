@@ -13,6 +13,7 @@ mod local;
 mod moves;
 mod net;
 mod opts;
+mod person;
 mod rng;
 mod schedules;
 mod shell;
@@ -165,6 +166,9 @@ impl World {
                     if self.mutated(Mutation::BmcAsTie) {
                         self.bmc_as_a_tie(node);
                     }
+                    if self.opts.operator {
+                        self.person(node);
+                    }
                 }
             }
             Event::Write { vm } => {
@@ -173,7 +177,7 @@ impl World {
                 self.write(vm);
             }
             Event::Message { to, path, boot, seq, body } => {
-                self.message(to, path, boot, seq, &body);
+                self.message(to, path, boot, seq, body);
             }
             Event::WitnessAsked { from, at, agent, request_id, swap } => {
                 self.witness_asked(from, at, agent, request_id, swap.as_ref());

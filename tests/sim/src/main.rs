@@ -47,6 +47,10 @@ struct Args {
     /// Seeds run at once; as many as there are processors if not given.
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
+    /// A person at a frozen server may say, truly, that the other one is off: what they then give up is
+    /// found as a violation.
+    #[arg(long)]
+    operator: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -72,7 +76,7 @@ impl From<ModeArg> for Mode {
 fn main() -> ExitCode {
     let args = Args::parse();
     std::panic::set_hook(Box::new(|_| {}));
-    let opts = Opts::new(args.mode.into());
+    let opts = Opts { operator: args.operator, ..Opts::new(args.mode.into()) };
     if let Some(seed) = args.seed {
         return one(seed, opts);
     }
@@ -148,6 +152,8 @@ impl Sum {
         total.solos += stats.solos;
         total.takeovers += stats.takeovers;
         total.fenced += stats.fenced;
+        total.cold_claims += stats.cold_claims;
+        total.late_claims += stats.late_claims;
         total.evictions += stats.evictions;
         total.moves += stats.moves;
         total.live += stats.live;
@@ -257,4 +263,10 @@ fn print_sum(args: &Args, sum: &Sum, failures: &[Failure], seconds: f64) {
         sum.heal_max,
         sum.failover_max
     );
+    if args.operator {
+        println!(
+            "{} claims won right after a start, before {} of them the other server was heard last",
+            total.cold_claims, total.late_claims
+        );
+    }
 }

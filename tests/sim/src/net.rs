@@ -6,10 +6,10 @@ use crate::world::{Event, Shell, World, path_index};
 use agent_core::{Input, WitnessAt};
 use provisioning_protocol::peer::{Path, PeerBody};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessSwap};
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl World {
-    pub fn send(&mut self, from: usize, path: Path, boot: u64, seq: u64, body: &Rc<PeerBody>) {
+    pub fn send(&mut self, from: usize, path: Path, boot: u64, seq: u64, body: &Arc<PeerBody>) {
         if !self.open[path_index(path)][from] || self.rng.chance(self.loss) {
             return;
         }
@@ -17,7 +17,7 @@ impl World {
         for _ in 0..copies {
             let late = self.rng.chance(self.loss / 3);
             let delay = if late { self.rng.range(100, 1_500) } else { self.rng.range(1, 20) };
-            let body = Rc::clone(body);
+            let body = Arc::clone(body);
             self.at(delay, Event::Message { to: 1 - from, path, boot, seq, body });
         }
     }
@@ -54,6 +54,7 @@ impl World {
         if !up || (at == WitnessAt::Local && self.box_dies(swap)) {
             return;
         }
+        self.heard_by(at, from);
         let state = if at == WitnessAt::Hq { &mut self.witness } else { &mut self.local.state };
         let mut answer = match swap {
             Some(swap) => state.swap(swap),
@@ -71,6 +72,9 @@ impl World {
             answer.record.in_sync.clone_from(&swap.in_sync);
             answer.record.winner = swap.winner;
         }
+        if let Some(swap) = swap.filter(|_| answer.granted) {
+            self.claim_won(at, swap);
+        }
         if let Some(swap) = swap {
             self.note(|_| {
                 format!("{at:?} witness: {swap:?} -> {} {:?}", answer.granted, answer.record)
@@ -83,8 +87,7 @@ impl World {
         }
     }
 
-    pub fn message(&mut self, to: usize, path: Path, boot: u64, seq: u64, body: &Rc<PeerBody>) {
-        let body = Box::new(PeerBody::clone(body));
+    pub fn message(&mut self, to: usize, path: Path, boot: u64, seq: u64, body: Arc<PeerBody>) {
         self.feed(to, Input::PeerHeard { path, boot, seq, body });
     }
 }

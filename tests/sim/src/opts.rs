@@ -81,13 +81,15 @@ pub struct Opts {
     pub mutation: Option<Mutation>,
     /// Keep a trace of everything.
     pub trace: bool,
+    /// A person at a frozen server says that the other one is off, which is true.
+    pub operator: bool,
 }
 
 impl Opts {
     /// The usual run of a mode.
     #[must_use]
     pub fn new(mode: Mode) -> Self {
-        Self { mode, fault_ms: 240_000, mutation: None, trace: false }
+        Self { mode, fault_ms: 240_000, mutation: None, trace: false, operator: false }
     }
 }
 
@@ -123,6 +125,10 @@ pub struct Stats {
     pub moves: u64,
     /// Times a VM went on with its memory on the other server.
     pub live: u64,
+    /// Claims that a server won right after a start, running nothing.
+    pub cold_claims: u64,
+    /// Those before which the witness had heard the other server last, three times or more.
+    pub late_claims: u64,
     /// Evictions.
     pub evictions: u64,
     /// Faults caused.

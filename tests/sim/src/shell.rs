@@ -9,7 +9,7 @@ use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, Tie, V
 use agent_watchdog::keeper::{Action, Keeper, State};
 use provisioning_protocol::ids::VmName;
 use provisioning_protocol::peer::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Lease of the agent.
 pub(crate) const LEASE_MS: u64 = 8_000;
@@ -37,7 +37,7 @@ impl World {
             Effect::SendPeer { body } => {
                 let here = &mut self.nodes[node];
                 here.seq += 1;
-                let (boot, seq, body) = (here.boot, here.seq, Rc::new(*body));
+                let (boot, seq, body) = (here.boot, here.seq, Arc::from(body));
                 for path in Path::BOTH {
                     self.send(node, path, boot, seq, &body);
                 }

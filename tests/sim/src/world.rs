@@ -7,6 +7,7 @@ use crate::drbd::Vol;
 use crate::live::{Hand, Incoming};
 use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
+use crate::person::Contacts;
 use crate::rng::Rng;
 use agent_core::{Core, DurableState, Effect, Input, LinkSummary, Placement, VmRun, WitnessAt};
 use agent_watchdog::keeper::{Keeper, State};
@@ -15,7 +16,7 @@ use provisioning_protocol::peer::{Path, PeerBody};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Inputs that wait for a stopped agent, at most; its sockets hold no more.
 const BACKLOG_MAX: usize = 500;
@@ -41,7 +42,7 @@ pub(crate) enum Event {
         path: Path,
         boot: u64,
         seq: u64,
-        body: Rc<PeerBody>,
+        body: Arc<PeerBody>,
     },
     WitnessAsked {
         from: usize,
@@ -203,6 +204,7 @@ pub(crate) struct World {
     pub witness: WitnessState,
     pub witness_backup: WitnessState,
     pub witness_up: bool,
+    pub contacts: Contacts,
     pub local: LocalBox,
     /// What kind of memory was lost first in this run.
     pub forgot: Option<Memory>,
@@ -312,6 +314,7 @@ impl World {
             witness_backup: witness.clone(),
             witness,
             witness_up: true,
+            contacts: Contacts::default(),
             local: LocalBox::new(seed),
             forgot: None,
             loss,

@@ -9,6 +9,7 @@ use agent_core::{
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
 use provisioning_protocol::peer::{LocalWitness, Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
+use std::sync::Arc;
 
 pub const ME: NodeSlot = NodeSlot::B;
 pub const PEER: NodeSlot = NodeSlot::A;
@@ -142,7 +143,7 @@ impl Rig {
     pub fn hear(&mut self, body: PeerBody) {
         self.seq += 1;
         for path in Path::BOTH {
-            let body = Box::new(body.clone());
+            let body = Arc::new(body.clone());
             self.give(Input::PeerHeard { path, boot: 1, seq: self.seq, body });
         }
     }

@@ -101,7 +101,7 @@ impl PeerLink {
             match checker.take(&buffer[..length]) {
                 Ok(datagram) => {
                     let PeerDatagram { boot, seq, body, .. } = datagram;
-                    let (path, body) = (side.path, Box::new(body));
+                    let (path, body) = (side.path, Arc::new(body));
                     if inputs.send(Input::PeerHeard { path, boot, seq, body }).await.is_err() {
                         return;
                     }
