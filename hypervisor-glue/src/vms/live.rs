@@ -194,7 +194,12 @@ impl SystemdVms {
             // QEMU talks to one at a time.
             drop(qmp);
             match stream_of(&answer) {
-                Stream::Completed => return Ok(true),
+                Stream::Completed => {
+                    let ms = |name: &str| answer.get(name).and_then(Value::as_u64);
+                    let (stopped_ms, all_ms) = (ms("downtime"), ms("total-time"));
+                    tracing::info!(%vm, stopped_ms, all_ms, "a VM's memory is over");
+                    return Ok(true);
+                }
                 Stream::Ended => return Ok(false),
                 Stream::UnderWay if Instant::now() >= until => return Ok(false),
                 Stream::UnderWay => {}
