@@ -106,7 +106,7 @@ fn older_means(facts: &Facts) -> String {
     format!(
         "{vms} back to {when}. What was written after that is on {other} alone, and is LOST by this. Do it \
          only if {other} is gone for good. First switch it OFF, or pull all its cables, and leave it \
-         so: its disks must be blank before it may come back."
+         so: if it came back, its data and this server's could no longer be put together."
     )
 }
 
