@@ -4,7 +4,7 @@
 //! 0015).
 
 use crate::world::{World, slot};
-use agent_core::{Input, VmRun, WitnessAt};
+use agent_core::{Input, WitnessAt};
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::witness::{WitnessRecord, WitnessSwap};
 
@@ -18,8 +18,8 @@ const CONTACTS: u32 = 3;
 pub(crate) struct Contacts {
     /// How often the other server was heard since this one.
     others: [[u32; 2]; 2],
-    /// The same when this one was heard first after its last start.
-    gap: [[u32; 2]; 2],
+    /// The same when this one was heard first after its last start, until it is in a pair again.
+    gap: [[Option<u32>; 2]; 2],
     power: [[Option<u32>; 2]; 2],
     /// At the last claim that a server won right after a start.
     last_gap: u32,
@@ -28,26 +28,30 @@ pub(crate) struct Contacts {
 impl World {
     /// A witness hears a server.
     pub(crate) fn heard_by(&mut self, at: WitnessAt, from: usize) {
+        if !self.opts.operator {
+            return;
+        }
         let (place, power) = (place(at), self.nodes[from].power);
+        let state = self.nodes[from].core.as_ref().map(|core| core.status().state);
         let contacts = &mut self.contacts;
         if contacts.power[place][from].replace(power) != Some(power) {
-            contacts.gap[place][from] = contacts.others[place][from];
+            contacts.gap[place][from] = Some(contacts.others[place][from]);
+        } else if state == Some(PeerState::Pair) {
+            contacts.gap[place][from] = None;
         }
         contacts.others[place][from] = 0;
         contacts.others[place][1 - from] += 1;
     }
 
-    /// A server may go on alone. One that runs no VM has just started.
+    /// A server may go on alone, perhaps right after a start.
     pub(crate) fn claim_won(&mut self, at: WitnessAt, swap: &WitnessSwap) {
         let from = usize::from(swap.by == slot(1));
-        let idle = self.nodes[from].runs.iter().all(|run| *run == VmRun::Stopped);
-        let owns = (0..self.vms.len()).any(|vm| self.homes[vm] == slot(from));
-        if swap.winner.is_some() && idle && owns {
-            let gap = self.contacts.gap[place(at)][from];
-            self.contacts.last_gap = gap;
-            self.stats.cold_claims += 1;
-            self.stats.late_claims += u64::from(gap >= CONTACTS);
-        }
+        let Some(gap) = self.contacts.gap[place(at)][from].filter(|_| swap.winner.is_some()) else {
+            return;
+        };
+        self.contacts.last_gap = gap;
+        self.stats.cold_claims += 1;
+        self.stats.late_claims += u64::from(gap >= CONTACTS);
     }
 
     /// Whether a count of contacts would have held up the last claim.
