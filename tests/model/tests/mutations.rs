@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A check that cannot fail proves nothing: each rule broken on purpose breaks its promise.
 
-use tests_model::{Bounds, Mutation, check};
+use tests_model::{Begin, Bounds, Mutation, check};
 
-const BOUNDS: Bounds = Bounds {
-    faults: 1,
-    window: 24,
-    horizon: 52,
-    grid: 4,
-    fresh: false,
-    on_site: false,
-    liveness: false,
-};
+const BOUNDS: Bounds =
+    Bounds { faults: 1, window: 24, horizon: 52, grid: 4, begin: Begin::Pair, liveness: false };
 
 #[test]
 fn every_rule_broken_on_purpose_breaks_its_promise() {
@@ -20,7 +13,7 @@ fn every_rule_broken_on_purpose_breaks_its_promise() {
     for (mutation, promise) in Mutation::ALL {
         let liveness = promise == "liveness";
         let found = [1, 2].into_iter().find_map(|faults| {
-            let bounds = Bounds { faults, liveness, on_site: mutation.on_site(), ..BOUNDS };
+            let bounds = Bounds { faults, liveness, begin: mutation.begin(), ..BOUNDS };
             let checked = check(bounds, Some(mutation), Some(promise), 1);
             checked.findings.into_iter().find(|finding| finding.promise == promise)
         });
