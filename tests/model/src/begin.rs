@@ -2,7 +2,7 @@
 //! What a behaviour begins with.
 
 use crate::rules::{Begin, Mutation};
-use crate::site::Site;
+use crate::site::{Event, Site};
 use agent_core::Tie;
 
 /// A site that is not calm after so many rounds is broken.
@@ -34,6 +34,7 @@ impl Site {
                 site.box_off(true);
                 site.form(Tie::Hq);
                 site.mend_box();
+                site.await_move();
             }
         }
         site.hq.backup = site.hq.state.clone();
@@ -60,6 +61,22 @@ impl Site {
             });
             well = if self.healthy(tie) && told { well + 1 } else { 0 };
         }
+    }
+
+    /// Goes on to the round in which the tie-break begins to move.
+    fn await_move(&mut self) {
+        for _ in 0..FORM_ROUNDS {
+            let before = self.clone();
+            self.next_round();
+            while !self.pending.is_empty() {
+                if self.pending.iter().any(|event| matches!(event, Event::Persisted { .. })) {
+                    *self = before;
+                    return;
+                }
+                self.deliver(0);
+            }
+        }
+        panic!("the tie-break does not move: {}", self.states());
     }
 
     /// Delivers what is on its way in the order it was sent.
