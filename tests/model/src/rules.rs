@@ -53,6 +53,8 @@ pub enum Mutation {
     NeverReconnect,
     /// Slot B asks HQ whatever it should ask.
     WrongWitness,
+    /// A new witness is believed at once, by its record as it stands.
+    BelieveAtOnce,
     /// A witness put back from an older copy does not notice.
     UnnoticedCopy,
     /// The box answers a swap before it is on its disk.
@@ -61,7 +63,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Each with a promise it must be seen to break.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::WitnessGrantsAll, "I1"),
         (Self::NeverReconnect, "liveness"),
         (Self::ThawWithoutGrant, "I2"),
@@ -72,6 +74,7 @@ impl Mutation {
         (Self::StaleState, "I5"),
         (Self::ResumeBeforeDetach, "I6"),
         (Self::WrongWitness, "I1"),
+        (Self::BelieveAtOnce, "I1"),
         (Self::UnnoticedCopy, "I1"),
         (Self::AnswerBeforeSync, "I1"),
     ];
@@ -81,6 +84,7 @@ impl Mutation {
     pub fn begin(self) -> Begin {
         match self {
             Self::WrongWitness | Self::UnnoticedCopy | Self::AnswerBeforeSync => Begin::BoxPair,
+            Self::BelieveAtOnce => Begin::BoxBack,
             _ => Begin::Pair,
         }
     }

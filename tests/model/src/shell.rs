@@ -92,7 +92,10 @@ impl Site {
     }
 
     fn start_persist(&mut self, node: usize, token: u64, state: Box<DurableState>) {
-        let state = (!self.mutated(Mutation::SkipPersist)).then_some(state);
+        let mut state = (!self.mutated(Mutation::SkipPersist)).then_some(state);
+        if self.mutated(Mutation::BelieveAtOnce) {
+            state.iter_mut().for_each(|state| self.believe(state));
+        }
         let agent = self.nodes[node].agent;
         self.pending.push(Event::Persisted { node, agent, token, state });
     }

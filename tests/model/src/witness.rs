@@ -5,7 +5,7 @@
 use crate::faults::LONG;
 use crate::rules::Mutation;
 use crate::site::{Event, Site, slot};
-use agent_core::{DurableState, Input, Tie, WitnessAt};
+use agent_core::{DurableState, Input, Tie, WitnessAt, WitnessMark};
 use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
 
 /// One witness, and the ways to it.
@@ -118,6 +118,13 @@ impl Site {
             let answer = WitnessAnswer { request_id, granted: false, record, reason };
             self.feed(from, Input::WitnessAnswered(answer));
         }
+    }
+
+    /// What a server must not do: it takes the record of a witness it has just come to for the pair's.
+    pub fn believe(&self, state: &mut DurableState) {
+        let local = self.on_site.as_ref().filter(|_| state.tie == Tie::Local);
+        let record = &local.unwrap_or(&self.hq).state.record;
+        state.last_seen = state.last_seen.or(Some(WitnessMark::of(record)));
     }
 
     /// A witness comes back as an older copy of itself.
