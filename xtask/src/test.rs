@@ -110,7 +110,7 @@ fn model() -> anyhow::Result<()> {
     for (name, args) in MODEL_RUNS {
         let mut command = build::cargo();
         command.args(["run", "--quiet", "--locked", "-p", "tests-model", "--", "--liveness"]);
-        sh::step(&format!("model check ({name})"), command.args(args))?;
+        sh::step_told(&format!("model check ({name})"), command.args(args))?;
     }
     Ok(())
 }
