@@ -12,7 +12,7 @@ const SIM_SEEDS: &str = "20000";
 /// Grid of the times at which every two faults are tried.
 const SCHEDULE_STEP_MS: &str = "1000";
 
-/// What the model looks at. The last goes on for 4 s instead of 14 s, which take nine minutes.
+/// What the model looks at. The last goes on for 4 s instead of 14 s, which take eight minutes.
 const MODEL_RUNS: [(&str, &[&str]); 7] = [
     ("a new pair, one fault", &["--begin", "new", "--faults", "1"]),
     ("a healthy pair, two faults", &["--begin", "pair", "--faults", "2"]),
