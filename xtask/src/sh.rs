@@ -3,6 +3,7 @@
 
 use crate::ui::Step;
 use anyhow::{Context, bail};
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,11 +32,23 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Runs a command as a step: its last line is the step's detail, its output is shown on failure.
 pub fn step(name: &str, command: &mut Command) -> anyhow::Result<()> {
+    last_lines(name, command).map(drop)
+}
+
+/// The same for a command whose last lines are worth reading when it succeeds.
+pub fn step_told(name: &str, command: &mut Command) -> anyhow::Result<()> {
+    for line in last_lines(name, command)? {
+        println!("     {line}");
+    }
+    Ok(())
+}
+
+fn last_lines(name: &str, command: &mut Command) -> anyhow::Result<VecDeque<String>> {
     let step = Step::start(name);
     match watch(&step, command) {
-        Ok(()) => {
+        Ok(lines) => {
             step.done();
-            Ok(())
+            Ok(lines)
         }
         Err(error) => {
             step.failed();
@@ -61,14 +74,14 @@ pub fn command_in(folder: &Path, program: impl AsRef<std::ffi::OsStr>) -> Comman
     command
 }
 
-fn watch(step: &Step, command: &mut Command) -> anyhow::Result<()> {
+fn watch(step: &Step, command: &mut Command) -> anyhow::Result<VecDeque<String>> {
     let shown = shown(command);
     let (reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn().with_context(|| format!("Starting `{shown}`"))?;
     // The command holds the pipe's writing end; it must be closed here for reading to end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut tail = std::collections::VecDeque::new();
+    let mut tail = VecDeque::new();
     for line in lines(reader) {
         step.detail(line.trim());
         if tail.len() == TAIL_LINES_MAX {
@@ -83,7 +96,7 @@ fn watch(step: &Step, command: &mut Command) -> anyhow::Result<()> {
         }
         bail!("`{shown}` ended with {status}");
     }
-    Ok(())
+    Ok(tail)
 }
 
 fn lines(reader: impl Read) -> impl Iterator<Item = String> {

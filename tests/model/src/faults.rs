@@ -3,11 +3,13 @@
 
 use crate::rules::Bounds;
 use crate::site::{Event, Site, slot};
-use crate::witnesses::index;
+use crate::witness::Witness;
 use agent_core::{Input, WitnessAt};
 
 /// A short loss: DRBD notices, and it is over before anybody's lease is.
 const SHORT: u32 = 8;
+/// A witness that is away for so long loses the tie-break, and is there again before the end.
+pub const LONG: u32 = 20;
 /// A crashed agent is started again.
 const RESTART: u32 = 2;
 /// What is late comes so many rounds later: a second, which is news from before five heartbeats.
@@ -24,24 +26,26 @@ pub enum Fault {
     Cut { early: usize, for_good: bool },
     /// What one server sends to the other is lost.
     CutFrom(usize),
-    /// A server is cut off from its peer and from the witnesses.
+    /// A server is cut off from its peer and from every witness.
     Isolate(usize),
     /// DRBD's packets are lost; the agents hear each other.
     Replication,
     /// The cable is cut.
     Cable,
-    /// HQ cannot be reached.
-    Wan,
+    /// HQ cannot be reached, for good or for a while.
+    Wan { for_good: bool },
     /// A witness hears, and its answers to this server are lost.
     Answers(WitnessAt, usize),
     /// A witness comes back with the record of before the first fault.
     Rollback(WitnessAt),
-    /// The box on site loses its power.
-    BoxOff,
-    /// A server does not reach the box on site.
-    BoxFrom(usize),
-    /// The box loses its power when a question arrives, with the answer on its disk or not.
-    BoxDies { at: usize, landed: bool },
+    /// The box loses power, for good or for a while; to both servers it is as if cut off.
+    BoxPower { for_good: bool },
+    /// It does so over the swap at this place, which is on its disk or torn.
+    BoxDies { at: usize, landed: bool, for_good: bool },
+    /// The box cannot be reached by this server.
+    BoxCut(usize),
+    /// The box is taken out of service; this server hears of it first.
+    BoxUnset(usize),
     /// All that is cut or off is mended, earlier than it would be.
     Mend,
     /// An operator at this server says that the other is off. It is, and it did not go on alone
@@ -77,7 +81,7 @@ impl Site {
             steps.extend(faults.into_iter().map(Step::Break));
         }
         // A healthy pair looks the same at any time.
-        if self.faults_left == bounds.faults && !bounds.fresh {
+        if self.faults_left == bounds.faults && bounds.begin.is_calm() {
             return;
         }
         match self.pending.len() {
@@ -106,6 +110,8 @@ impl Site {
             Step::Deliver(at) => self.deliver(at),
             Step::Break(fault) => {
                 self.faults_left -= 1;
+                self.grave +=
+                    u8::from(!matches!(fault, Fault::Wan { .. }) || self.on_site.is_none());
                 self.cause(fault);
                 if self.pending.is_empty() {
                     self.drain();
@@ -137,37 +143,36 @@ impl Site {
                 }));
             }
         }
-        let whole = self.open == [[true; 2]; 2] && self.replication;
-        if whole && self.nodes.iter().all(|node| node.up) {
+        let open = self.open == [[true; 2]; 2] && self.replication;
+        let whole = open && self.nodes.iter().all(|node| node.up);
+        if whole {
             for node in 0..2 {
                 all.extend([false, true].map(|for_good| Fault::Cut { early: node, for_good }));
                 all.extend([Fault::CutFrom(node), Fault::Isolate(node)]);
             }
             all.extend([Fault::Replication, Fault::Cable]);
-        } else {
-            all.push(Fault::Mend);
         }
-        for at in self.asked() {
-            if self.witnesses[index(at)].whole() {
-                all.extend([0, 1].map(|node| Fault::Answers(at, node)));
-                match at {
-                    WitnessAt::Hq => all.push(Fault::Wan),
-                    WitnessAt::Local => {
-                        all.extend([Fault::BoxOff, Fault::BoxFrom(0), Fault::BoxFrom(1)]);
-                    }
-                }
-            } else if !all.contains(&Fault::Mend) {
-                all.push(Fault::Mend);
+        if self.hq.whole() {
+            all.extend([false, true].map(|for_good| Fault::Wan { for_good }));
+        }
+        let on_site = self.on_site.as_ref();
+        let witnesses =
+            [Some(&self.hq), on_site].into_iter().zip([WitnessAt::Hq, WitnessAt::Local]);
+        for (witness, at) in witnesses.filter_map(|(witness, at)| Some((witness?, at))) {
+            if witness.whole() {
+                all.extend([Fault::Answers(at, 0), Fault::Answers(at, 1)]);
             }
             all.push(Fault::Rollback(at));
         }
+        if on_site.is_some_and(Witness::whole) {
+            all.extend([false, true].map(|for_good| Fault::BoxPower { for_good }));
+            all.extend([0, 1].map(Fault::BoxCut));
+            all.extend([0, 1].map(Fault::BoxUnset));
+        }
+        if !(whole && self.hq.whole() && on_site.is_none_or(Witness::whole)) {
+            all.push(Fault::Mend);
+        }
         all
-    }
-
-    /// The witnesses there are.
-    fn asked(&self) -> impl Iterator<Item = WitnessAt> {
-        let local = self.fitted.then_some(WitnessAt::Local);
-        [WitnessAt::Hq].into_iter().chain(local)
     }
 
     fn went_alone(&self, node: usize) -> bool {
@@ -200,7 +205,10 @@ impl Site {
         }
         for (at, event) in self.pending.iter().enumerate() {
             if matches!(event, Event::Ask { at: WitnessAt::Local, .. }) {
-                all.extend([false, true].map(|landed| Fault::BoxDies { at, landed }));
+                for landed in [false, true] {
+                    let dies = |for_good| Fault::BoxDies { at, landed, for_good };
+                    all.extend([false, true].map(dies));
+                }
             }
             match event {
                 Event::Message { .. } | Event::Ask { .. } | Event::Answer { .. } => {
@@ -225,7 +233,7 @@ impl Site {
                 self.early = early;
                 self.open = [[false; 2]; 2];
                 if !for_good {
-                    self.later(SHORT, Event::Mend);
+                    self.later(SHORT, Event::CutOver);
                 }
             }
             Fault::CutFrom(from) => {
@@ -235,22 +243,27 @@ impl Site {
             Fault::Isolate(node) => {
                 self.early = 1 - node;
                 self.open = [[false; 2]; 2];
-                self.witnesses.iter_mut().for_each(|place| place.cut(node));
+                self.hq.cut(node);
+                if let Some(local) = &mut self.on_site {
+                    local.cut(node);
+                }
             }
             Fault::Replication => self.replication = false,
             Fault::Cable => self.open[0] = [false; 2],
-            Fault::Wan => (0..2).for_each(|node| self.witness(WitnessAt::Hq).cut(node)),
-            Fault::Answers(at, node) => self.witness(at).from[node] = false,
-            Fault::Rollback(at) => self.witness(at).roll_back(),
-            Fault::BoxOff => self.witness(WitnessAt::Local).up = false,
-            Fault::BoxFrom(node) => self.witness(WitnessAt::Local).cut(node),
-            Fault::BoxDies { at, landed } => {
-                if let Event::Ask { swap, .. } = self.pending.remove(at)
-                    && landed
-                {
-                    self.witness(WitnessAt::Local).state.swap(&swap);
+            Fault::Wan { for_good } => {
+                self.cut_hq();
+                if !for_good {
+                    self.later(LONG, Event::WanOn);
                 }
-                self.witness(WitnessAt::Local).up = false;
+            }
+            Fault::Answers(at, node) => self.witness(at).from[node] = false,
+            Fault::Rollback(at) => self.roll_back(at),
+            Fault::BoxPower { for_good } => self.box_off(for_good),
+            Fault::BoxDies { at, landed, for_good } => self.box_dies(at, landed, for_good),
+            Fault::BoxCut(node) => self.witness(WitnessAt::Local).cut(node),
+            Fault::BoxUnset(node) => {
+                self.box_set(node, false);
+                self.later(LATE, Event::BoxUnset { node: 1 - node });
             }
             Fault::Mend => self.mend_all(),
             Fault::Declare(node) => self.feed(node, Input::OperatorDeclares),
@@ -267,15 +280,20 @@ impl Site {
         }
     }
 
-    pub fn mend_links(&mut self) {
-        self.note(|_| "** the links are whole".into());
+    pub fn cut_hq(&mut self) {
+        (0..2).for_each(|node| self.hq.cut(node));
+    }
+
+    pub fn cut_over(&mut self) {
+        self.note(|_| "** the paths are whole".into());
         self.open = [[true; 2]; 2];
-        self.replication = true;
-        self.witnesses.iter_mut().for_each(crate::witnesses::Place::mend);
     }
 
     pub fn mend_all(&mut self) {
-        self.mend_links();
+        self.cut_over();
+        self.replication = true;
+        self.hq.mend_paths();
+        self.mend_box();
         for node in 0..2 {
             let power = self.nodes[node].power;
             if !self.nodes[node].up {

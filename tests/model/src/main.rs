@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
-use tests_model::{Bounds, Checked, check};
+use tests_model::{Begin, Bounds, Checked, check};
 
 /// Every behaviour of a pair within bounds, checked against its promises.
 #[derive(Debug, Parser)]
@@ -21,12 +21,9 @@ struct Cli {
     /// In a quiet site faults are tried every so many rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     grid: u32,
-    /// Begin with two servers switched on for the first time, not with a healthy pair.
-    #[arg(long)]
-    fresh: bool,
-    /// A witness on site, which has the tie-break.
-    #[arg(long)]
-    on_site: bool,
+    /// What a behaviour begins with.
+    #[arg(long, value_enum, default_value = "pair")]
+    begin: Begin,
     /// Heal everything at the end of each behaviour, and ask for a healthy pair.
     #[arg(long)]
     liveness: bool,
@@ -42,8 +39,7 @@ fn main() -> ExitCode {
         window: cli.window,
         horizon: cli.horizon,
         grid: cli.grid,
-        fresh: cli.fresh,
-        on_site: cli.on_site,
+        begin: cli.begin,
         liveness: cli.liveness,
     };
     let begun = Instant::now();

@@ -154,7 +154,7 @@ pub fn check(
     until: Option<&'static str>,
     threads: usize,
 ) -> Checked {
-    let start = begin(bounds, mutation);
+    let start = Site::begun(bounds.begin, mutation, bounds.faults);
     let tally = Arc::new(Tally::default());
     let pair = Pair { bounds, start: start.clone(), tally: Arc::clone(&tally) };
     let finish =
@@ -181,19 +181,6 @@ pub fn check(
 fn turns(flags: u64) -> Vec<&'static str> {
     let taken = TURNS.iter().enumerate().filter(|(at, _)| flags >> at & 1 == 1);
     taken.map(|(_, turn)| *turn).collect()
-}
-
-/// The state to begin with.
-fn begin(bounds: Bounds, mutation: Option<Mutation>) -> Site {
-    // A core is made with its times; every other rule is broken only from here on.
-    let early = mutation.filter(|m| *m == Mutation::IgnoreFence || m.on_site());
-    let mut site = Site::new(early, bounds.faults, bounds.on_site);
-    site.switch_on();
-    if !bounds.fresh {
-        site.form();
-    }
-    site.mutation = mutation;
-    site
 }
 
 fn retell(start: &Site, bounds: Bounds, promise: &'static str, steps: Vec<Step>) -> Finding {

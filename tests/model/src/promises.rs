@@ -3,7 +3,7 @@
 //! guests were told, where vCPUs run.
 
 use crate::site::{Site, slot};
-use agent_core::{DurableState, VmRun};
+use agent_core::{DurableState, Tie, VmRun};
 use tests_sim::holds_all;
 
 /// Names of the promises: the invariants, a core that stops itself, and liveness.
@@ -120,13 +120,12 @@ impl Site {
         }
     }
 
-    /// A healthy pair, and the VM runs once.
-    pub fn healthy(&self) -> bool {
-        use provisioning_protocol::peer::{PeerState, Tie};
-        let wanted = if self.fitted { Tie::Local } else { Tie::Hq };
+    /// A healthy pair with its tie-break there, and the VM runs once.
+    pub fn healthy(&self, tie: Tie) -> bool {
+        use provisioning_protocol::peer::PeerState;
         let pair = self.nodes.iter().all(|node| {
             let paired = node.core.as_ref().is_some_and(|core| {
-                core.status().state == PeerState::Pair && core.durable().tie == wanted
+                core.status().state == PeerState::Pair && core.durable().tie == tie
             });
             node.up && paired && node.connected()
         });

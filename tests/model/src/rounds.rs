@@ -3,53 +3,17 @@
 
 use crate::rules::Bounds;
 use crate::site::{Event, Site, slot};
-use agent_core::Input;
+use agent_core::{Input, WitnessAt};
 use provisioning_protocol::peer::Path;
 use std::sync::Arc;
 
 /// From a healed site to a healthy pair, at most: a lease that still runs out, the graces of a
 /// cold start, a resync, and the rounds of agreement.
 const HEAL_ROUNDS: u32 = 120;
-/// A site that is not calm after so many rounds is broken.
-const FORM_ROUNDS: u32 = 120;
+/// From a fault to the VM's running again, at most: notice, T_fence, a promotion, a start.
+const FAILOVER_ROUNDS: u32 = 52;
 
 impl Site {
-    /// Both servers are switched on for the first time, with volumes just made.
-    pub fn switch_on(&mut self) {
-        (0..2).for_each(|node| self.power_on(node));
-        self.make_volumes();
-        self.drain();
-    }
-
-    /// They become a healthy pair.
-    pub fn form(&mut self) {
-        self.calm();
-        let end = self.round + FORM_ROUNDS;
-        let mut well = 0;
-        while well < 40 {
-            assert!(self.round < end, "no healthy pair to begin with: {}", self.states());
-            self.next_round();
-            self.calm();
-            let told = (0..2).all(|node| {
-                let disk = self.nodes[node].disk.as_ref();
-                disk.is_some_and(|disk| disk.last_seen.is_some() && disk.peer_watchdog)
-            });
-            well = if self.healthy() && told { well + 1 } else { 0 };
-        }
-        for place in &mut self.witnesses {
-            place.backup = place.state.clone();
-        }
-        self.zero = self.round;
-    }
-
-    /// Delivers what is on its way in the order it was sent.
-    fn calm(&mut self) {
-        self.drain();
-        while !self.pending.is_empty() {
-            self.deliver(0);
-        }
-    }
-
     pub fn drain(&mut self) {
         while let Some(event) = self.soon.pop_front() {
             self.happen(event);
@@ -120,20 +84,29 @@ impl Site {
         self.faults_left > 0 && since <= bounds.window && moment
     }
 
-    /// The end of a behaviour. A single fault, not mended, must leave the VM running; with all mended,
-    /// fairness (everything sent arrives, in order) brings the pair back.
+    /// The end of a behaviour. A single fault, not mended, must leave the VM running, and with a box
+    /// on site HQ's silence does not count as one; with all mended, fairness (everything sent arrives,
+    /// in order) brings the pair back.
     fn finish(&mut self, bounds: &Bounds) {
         self.ended = true;
         if !bounds.liveness || self.broken.any() {
             return;
         }
-        if bounds.faults == 1 && !bounds.fresh && self.runs() != 1 {
-            let states = self.states();
-            return self.broke("liveness", format!("one fault stops the VM for good: {states}"));
+        if bounds.begin.is_calm() && self.grave <= 1 {
+            let end = self.zero + bounds.window + FAILOVER_ROUNDS;
+            while self.runs() != 1 && self.round < end {
+                self.next_round();
+                self.calm();
+            }
+            if self.runs() != 1 {
+                let states = self.states();
+                return self
+                    .broke("liveness", format!("one fault stops the VM for good: {states}"));
+            }
         }
         self.mend_all();
         let end = self.round + HEAL_ROUNDS;
-        while !self.healthy() {
+        while !self.healthy(self.home_tie()) {
             if self.round >= end {
                 let states = self.states();
                 return self.broke("liveness", format!("no healthy pair: {states}"));
@@ -184,14 +157,12 @@ impl Site {
                 }
             }
             Event::Ask { from, at, agent, swap } => self.swap(from, at, agent, &swap),
-            Event::Answer { to, agent, answer } => {
+            Event::Answer { to, agent, answer, .. } => {
                 if self.nodes[to].agent == agent {
                     self.feed(to, Input::WitnessAnswered(*answer));
                 }
             }
-            Event::Read { from, at, agent, request_id } => {
-                self.read(from, at, agent, request_id);
-            }
+            Event::Read { from, at, agent, request_id } => self.read(from, at, agent, request_id),
             Event::Unreachable { to, agent, request_id } => {
                 if self.nodes[to].agent == agent {
                     self.feed(to, Input::WitnessUnreachable { request_id });
@@ -222,7 +193,10 @@ impl Site {
                     self.start_agent(node);
                 }
             }
-            Event::Mend => self.mend_links(),
+            Event::WanOn => self.hq.mend_paths(),
+            Event::BoxOn => self.witness(WitnessAt::Local).up = true,
+            Event::BoxUnset { node } => self.box_set(node, false),
+            Event::CutOver => self.cut_over(),
         }
     }
 
@@ -230,11 +204,14 @@ impl Site {
         if let Some(state) = state {
             self.store(node, *state);
         }
+        let durable =
+            |site: &Self| site.nodes[node].core.as_ref().map(|core| core.durable().clone());
+        let old = durable(self);
         self.feed(node, Input::Persisted { token });
+        let Some((old, new)) = old.zip(durable(self)) else { return };
         let here = &mut self.nodes[node];
-        if let Some(core) = &here.core {
-            here.confirmed = here.confirmed.max(core.durable().epoch);
-        }
+        here.confirmed = here.confirmed.max(new.epoch);
+        self.note_box(node, &old, &new);
     }
 
     pub fn states(&self) -> String {
@@ -268,9 +245,9 @@ pub fn shown(event: &Event) -> String {
             body.in_sync,
             body.solo
         ),
-        Event::Ask { from, at, swap, .. } => format!("{} asks at {at:?}: {swap:?}", slot(*from)),
-        Event::Answer { to, answer, .. } => {
-            format!("answer to {}: granted {} {:?}", slot(*to), answer.granted, answer.record)
+        Event::Ask { from, at, swap, .. } => format!("{} asks {at:?}: {swap:?}", slot(*from)),
+        Event::Answer { to, at, answer, .. } => {
+            format!("{at:?} answers {}: granted {} {:?}", slot(*to), answer.granted, answer.record)
         }
         Event::Persisted { node, .. } => format!("{} has its state on disk", slot(*node)),
         Event::HelperAnswer { node, code, .. } => format!("{} helper exits {code}", slot(*node)),

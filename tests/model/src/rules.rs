@@ -2,6 +2,7 @@
 //! The times of the model, its bounds, and the rules it can break on purpose.
 
 use agent_core::Config;
+use clap::ValueEnum;
 use provisioning_protocol::ids::NodeSlot;
 
 /// Lease of the agent (longer than the keeper's doubt, 3 s) and time of the hardware watchdog after it.
@@ -50,21 +51,20 @@ pub enum Mutation {
     ResumeBeforeDetach,
     /// Volumes that stand alone are left so.
     NeverReconnect,
-    /// One server asks HQ when it should ask the witness on site.
+    /// Slot B asks HQ whatever it should ask.
     WrongWitness,
+    /// A new witness is believed at once, by its record as it stands.
+    BelieveAtOnce,
+    /// A witness put back from an older copy does not notice.
+    UnnoticedCopy,
+    /// The box answers a swap before it is on its disk.
+    AnswerBeforeSync,
 }
 
 impl Mutation {
-    /// Whether it needs a witness on site, and is there from the beginning.
-    #[must_use]
-    pub fn on_site(self) -> bool {
-        self == Self::WrongWitness
-    }
-
     /// Each with a promise it must be seen to break.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::WitnessGrantsAll, "I1"),
-        (Self::WrongWitness, "I1"),
         (Self::NeverReconnect, "liveness"),
         (Self::ThawWithoutGrant, "I2"),
         (Self::JoinBeforeResync, "I3"),
@@ -73,11 +73,57 @@ impl Mutation {
         (Self::KeepRunning, "I4"),
         (Self::StaleState, "I5"),
         (Self::ResumeBeforeDetach, "I6"),
+        (Self::WrongWitness, "I1"),
+        (Self::BelieveAtOnce, "I1"),
+        (Self::UnnoticedCopy, "I1"),
+        (Self::AnswerBeforeSync, "I1"),
     ];
+
+    /// What it can be seen from: some rules matter only where there is a box.
+    #[must_use]
+    pub fn begin(self) -> Begin {
+        match self {
+            Self::WrongWitness | Self::UnnoticedCopy | Self::AnswerBeforeSync => Begin::BoxPair,
+            Self::BelieveAtOnce => Begin::BoxBack,
+            _ => Begin::Pair,
+        }
+    }
 }
 
-/// How far the model looks. The first fault comes at round 0 (a healthy pair looks the same at any
-/// time), with `fresh` at any time.
+/// What a behaviour begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Begin {
+    /// A healthy pair, HQ its witness.
+    Pair,
+    /// Two servers switched on for the first time.
+    New,
+    /// A healthy pair with the tie-break on a box on site. HQ has the record of before.
+    BoxPair,
+    /// Two servers switched on for the first time, and a box.
+    BoxNew,
+    /// A healthy pair with the tie-break at HQ, and a box that had it once and is there again: the
+    /// tie-break is about to move, and the box's record is an old one.
+    BoxBack,
+    /// As `BoxPair`, and HQ has not been heard of for long.
+    BoxNoHq,
+}
+
+impl Begin {
+    /// Whether there is a witness on site.
+    #[must_use]
+    pub fn has_box(self) -> bool {
+        !matches!(self, Self::Pair | Self::New)
+    }
+
+    /// Whether it looks the same at any time, until the first fault.
+    #[must_use]
+    pub fn is_calm(self) -> bool {
+        matches!(self, Self::Pair | Self::BoxPair | Self::BoxNoHq)
+    }
+}
+
+/// How far the model looks. The first fault comes at round 0, or at any time if what it begins with
+/// is on the move.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Faults in one behaviour, at most.
@@ -89,10 +135,8 @@ pub struct Bounds {
     /// In a quiet site faults are tried every so many rounds; while anything is on its way, at
     /// every step.
     pub grid: u32,
-    /// Begin with two servers switched on for the first time, not with a healthy pair.
-    pub fresh: bool,
-    /// There is a witness on site; a healthy pair has the tie-break there.
-    pub on_site: bool,
+    /// What it begins with.
+    pub begin: Begin,
     /// Heal everything at the end, and ask for a healthy pair.
     pub liveness: bool,
 }

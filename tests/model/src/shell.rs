@@ -5,7 +5,7 @@
 use crate::kernel::Promotion;
 use crate::rules::{LEASE_MS, Mutation, WATCHDOG_MS, config};
 use crate::site::{Event, Node, ROUND_MS, Site, TURNS, Work, slot, vm_name};
-use agent_core::{BootFacts, Cause, Core, DesiredVm, Disk, DurableState, Effect, Input, VmRun};
+use agent_core::{BootFacts, Core, DesiredVm, Disk, DurableState, Effect, Input, VmRun};
 use agent_watchdog::keeper::{Action, Keeper, State};
 use provisioning_protocol::ids::{NodeSlot, VmName};
 use provisioning_protocol::peer::{Path, PeerBody};
@@ -28,8 +28,8 @@ impl Site {
         match effect {
             Effect::Persist { token, state } => self.start_persist(node, token, state),
             Effect::SendPeer { body } => self.send(node, *body),
-            Effect::AskWitness { swap, at } => self.ask(node, at, swap),
-            Effect::ReadWitness { request_id, at } => {
+            Effect::AskWitness { at, swap } => self.ask(node, at, swap),
+            Effect::ReadWitness { at, request_id } => {
                 let from = node;
                 self.later(1, Event::Read { from, at, agent, request_id });
             }
@@ -70,12 +70,7 @@ impl Site {
             Effect::DisarmWatchdog => self.own(node, 0, Work::Armed(false)),
             Effect::RenewLease => self.renew_lease(node),
             Effect::Reset { .. } => self.own(node, 0, Work::Reset),
-            Effect::Report { cause } => {
-                for turn in turns_of(&cause) {
-                    let at = TURNS.iter().position(|known| *known == turn);
-                    self.turns |= at.map_or(0, |at| 1 << at);
-                }
-            }
+            Effect::Report { cause } => self.turn(cause.code),
             // No server of the model has a BMC; the simulator's have.
             Effect::FencePeer { .. } | Effect::SparePeer | Effect::PowerOnPeer => {}
             // Nobody orders it here.
@@ -89,8 +84,18 @@ impl Site {
         }
     }
 
+    /// Keeps in mind that this was reached.
+    pub fn turn(&mut self, name: &str) {
+        if let Some(turn) = TURNS.iter().position(|turn| *turn == name) {
+            self.turns |= 1 << turn;
+        }
+    }
+
     fn start_persist(&mut self, node: usize, token: u64, state: Box<DurableState>) {
-        let state = (!self.mutated(Mutation::SkipPersist)).then_some(state);
+        let mut state = (!self.mutated(Mutation::SkipPersist)).then_some(state);
+        if self.mutated(Mutation::BelieveAtOnce) {
+            state.iter_mut().for_each(|state| self.believe(state));
+        }
         let agent = self.nodes[node].agent;
         self.pending.push(Event::Persisted { node, agent, token, state });
     }
@@ -342,7 +347,7 @@ impl Site {
         self.feed(node, Input::Boot(Box::new(BootFacts { durable, vms, path })));
         let home = NodeSlot::A;
         self.feed(node, Input::Desired(vec![DesiredVm { name: vm_name(), home, weight: 1 }]));
-        self.feed(node, Input::LocalWitness(self.fitted));
+        self.tell_box(node);
         self.tell_ready(node);
         self.tell_links();
         for id in helpers {
@@ -382,19 +387,6 @@ fn found_vm(here: &Node) -> Vec<(VmName, VmRun)> {
     let primary = here.vol.as_ref().is_some_and(|vol| vol.primary);
     let found = here.run != VmRun::Stopped || primary;
     found.then(|| (vm_name(), here.run)).into_iter().collect()
-}
-
-/// The turns that a report stands for.
-fn turns_of(cause: &Cause) -> Vec<&str> {
-    let says = |words: &str| cause.text.contains(words);
-    let more = match cause.code {
-        "grant" if says("on site") => Some("grant on site"),
-        "tie" if says("on site says") => Some("tie to site"),
-        "tie" if says("at HQ says") => Some("tie to HQ"),
-        "tie" => Some("tie to a server"),
-        _ => None,
-    };
-    [Some(cause.code), more].into_iter().flatten().collect()
 }
 
 fn often(effect: &Effect) -> bool {

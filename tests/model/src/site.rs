@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One state of the model: two servers with the real core in each, their disks and volumes, what is
-//! on its way between them, and the witness.
+//! on its way between them, and the witnesses.
 
 use crate::promises::Broken;
 use crate::rules::Mutation;
-use crate::witnesses::{Place, index};
+use crate::witness::Witness;
 use agent_core::{Core, DurableState, LinkSummary, VmRun, WitnessAt};
 use agent_watchdog::keeper::{Keeper, State};
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
@@ -18,9 +18,9 @@ use tests_sim::drbd::Vol;
 /// Time goes on in rounds of this length. Both agents tick once a round.
 pub const ROUND_MS: u64 = 500;
 
-/// Turns a behaviour can take, by the core's own words for them. Bounds within which none of them is
-/// reached would show nothing.
-pub const TURNS: [&str; 12] = [
+/// Turns a behaviour can take: first by the core's own words for them, then what concerns a box.
+/// Bounds within which none of them is reached would show nothing.
+pub const TURNS: [&str; 13] = [
     "grant",
     "takeover",
     "lost",
@@ -29,12 +29,15 @@ pub const TURNS: [&str; 12] = [
     "joined",
     "tie",
     "declared",
-    // Of what is said with it: by the witness on site, and where the tie-break has gone.
-    "grant on site",
-    "tie to site",
-    "tie to HQ",
-    "tie to a server",
+    "HQ to box",
+    "server to box",
+    "box to HQ",
+    "box to server",
+    "grant by box",
 ];
+
+/// What HQ's and the box's first incarnations are called; a copy put back counts on from there.
+const INCARNATIONS: [u64; 2] = [1, 1_001];
 
 /// Something on its way. `to`, `node`: the server that takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,10 +47,10 @@ pub enum Event {
     /// A swap on its way to a witness.
     Ask { from: usize, at: WitnessAt, agent: u32, swap: WitnessSwap },
     /// Its answer.
-    Answer { to: usize, agent: u32, answer: Box<WitnessAnswer> },
+    Answer { to: usize, at: WitnessAt, agent: u32, answer: Box<WitnessAnswer> },
     /// A read of the record: asked and answered in one step.
     Read { from: usize, at: WitnessAt, agent: u32, request_id: u64 },
-    /// The way to the witness is down.
+    /// The way to a witness is down.
     Unreachable { to: usize, agent: u32, request_id: u64 },
     /// A write of the durable state; `None` if it never reaches the disk (a broken rule).
     Persisted { node: usize, agent: u32, token: u64, state: Option<Box<DurableState>> },
@@ -59,8 +62,14 @@ pub enum Event {
     PowerOn { node: usize, power: u32 },
     /// An agent is started again.
     AgentStart { node: usize, power: u32 },
-    /// Whatever was cut is whole again.
-    Mend,
+    /// HQ can be reached again.
+    WanOn,
+    /// The box gets its power back.
+    BoxOn,
+    /// A server hears that the box is taken out of service.
+    BoxUnset { node: usize },
+    /// The paths between the servers are whole again.
+    CutOver,
 }
 
 /// What a server does by itself, touching nothing but itself.
@@ -133,11 +142,13 @@ pub struct Site {
     pub replication: bool,
     /// The server that notices a cut first.
     pub early: usize,
-    /// The witness at HQ and the one on site; the second is asked by nobody unless it is fitted.
-    pub witnesses: [Place; 2],
-    pub fitted: bool,
+    pub hq: Witness,
+    /// The box.
+    pub on_site: Option<Witness>,
     pub acked: Vec<u32>,
     pub faults_left: u8,
+    /// Faults so far that may cost the site something.
+    pub grave: u8,
     /// The round of the first fault.
     pub zero: u32,
     /// Something that was on its way has happened in this round.
@@ -200,7 +211,8 @@ impl Node {
 }
 
 impl Site {
-    pub fn new(mutation: Option<Mutation>, faults: u8, fitted: bool) -> Self {
+    pub fn new(mutation: Option<Mutation>, faults: u8, with_box: bool) -> Self {
+        let [hq, on_site] = INCARNATIONS.map(Witness::new);
         Self {
             mutation,
             round: 0,
@@ -211,10 +223,11 @@ impl Site {
             open: [[true; 2]; 2],
             replication: true,
             early: 0,
-            witnesses: [Place::new(1), Place::new(1_000)],
-            fitted,
+            hq,
+            on_site: with_box.then_some(on_site),
             acked: Vec::new(),
             faults_left: faults,
+            grave: 0,
             zero: 0,
             news: false,
             ended: false,
@@ -248,10 +261,6 @@ impl Site {
         self.replication && self.carries(path, from)
     }
 
-    pub fn witness(&mut self, at: WitnessAt) -> &mut Place {
-        &mut self.witnesses[index(at)]
-    }
-
     pub fn later(&mut self, rounds: u32, event: Event) {
         self.later.push((self.round + rounds, event));
     }
@@ -282,8 +291,8 @@ impl Site {
         };
         let mut pending: Vec<u64> = self.pending.iter().map(of).collect();
         pending.sort_unstable();
-        (pending, &self.later, &self.witnesses, &self.acked).hash(h);
-        (self.faults_left, self.news, self.ended, &self.broken).hash(h);
+        (pending, &self.later, &self.hq, &self.on_site, &self.acked).hash(h);
+        (self.faults_left, self.grave, self.news, self.ended, &self.broken).hash(h);
         h.finish()
     }
 }

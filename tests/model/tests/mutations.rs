@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A check that cannot fail proves nothing: each rule broken on purpose breaks its promise.
 
-use tests_model::{Bounds, Mutation, check};
+use tests_model::{Begin, Bounds, Mutation, check};
 
-const BOUNDS: Bounds = Bounds {
-    faults: 1,
-    window: 24,
-    horizon: 52,
-    grid: 4,
-    fresh: false,
-    on_site: false,
-    liveness: false,
-};
+const BOUNDS: Bounds =
+    Bounds { faults: 1, window: 24, horizon: 52, grid: 4, begin: Begin::Pair, liveness: false };
+
+/// Rounds in which the tie-break moves.
+const MOVE: u32 = 4;
 
 #[test]
 fn every_rule_broken_on_purpose_breaks_its_promise() {
@@ -20,7 +16,9 @@ fn every_rule_broken_on_purpose_breaks_its_promise() {
     for (mutation, promise) in Mutation::ALL {
         let liveness = promise == "liveness";
         let found = [1, 2].into_iter().find_map(|faults| {
-            let bounds = Bounds { faults, liveness, on_site: mutation.on_site(), ..BOUNDS };
+            let begin = mutation.begin();
+            let window = if begin == Begin::BoxBack { MOVE } else { BOUNDS.window };
+            let bounds = Bounds { faults, liveness, begin, window, ..BOUNDS };
             let checked = check(bounds, Some(mutation), Some(promise), 1);
             checked.findings.into_iter().find(|finding| finding.promise == promise)
         });
