@@ -155,7 +155,7 @@ pub(crate) fn recover(site: &mut Site) -> bool {
 }
 
 /// Saves what helps to understand a failure into the run's folder.
-fn collect(site: &mut Site, scenario: &str) {
+pub(crate) fn collect(site: &mut Site, scenario: &str) {
     for name in ["a", "b"] {
         let server = site.server(name);
         if let Err(error) = collect_server(server, scenario) {

@@ -5,7 +5,7 @@ use super::sample::Sample;
 use super::{Spread, bmc, cold, drain, link_cut, on_site, wan_down, wan_up};
 use crate::accel::Accel;
 use crate::artifacts::Artifacts;
-use crate::scenario::recover;
+use crate::scenario::{collect, recover};
 use crate::site::Site;
 use crate::timeline::Timeline;
 use crate::witness_box::WitnessBox;
@@ -130,6 +130,9 @@ pub fn run(
     for mode in modes {
         let (samples, error) = run_mode(&mut site, *mode, runs);
         let failed = error.is_some();
+        if failed {
+            collect(&mut site, mode.name());
+        }
         reports.push(ModeReport::new(*mode, samples, error));
         if failed && !recover(&mut site) {
             timeline.note("lab", "the pair does not recover: the modes left are not run");
