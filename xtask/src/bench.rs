@@ -86,15 +86,15 @@ fn failover(
     for mode in &report.modes {
         let name = mode.mode.name();
         ui::line(&format!("\n{:<18} {:>8} {:>8} {:>8}", name, "min", "p50", "max"));
-        for (phase, spread) in &mode.phases {
+        for (phase, spread) in &mode.all.phases {
             ui::line(&row(phase, *spread));
         }
         ui::line(&format!(
             "{} runs; {} writes acknowledged, {} lost, {} torn",
-            mode.runs.len(),
-            mode.acked_writes,
-            mode.lost_writes,
-            mode.torn_writes
+            mode.all.runs.len(),
+            mode.all.acked_writes,
+            mode.all.lost_writes,
+            mode.all.torn_writes
         ));
         result = judge(result, mode);
     }
@@ -120,13 +120,13 @@ fn goals(mode: Mode) -> &'static [(&'static str, f64)] {
 /// Looks for what a mode misses.
 fn judge(mut result: Report, mode: &ModeReport) -> Report {
     let name = mode.mode.name();
-    if let Some(error) = &mode.error {
+    if let Some(error) = &mode.all.error {
         result.misses.push(format!("{name}: {error}"));
     }
-    let gone = mode.lost_writes + mode.torn_writes;
+    let gone = mode.all.lost_writes + mode.all.torn_writes;
     result = result.goal(gone == 0, || format!("{name}: {gone} writes are lost or torn"));
     for (phase, most) in goals(mode.mode) {
-        let Some(slowest) = mode.phases.get(phase).map(|spread| spread.max) else { continue };
+        let Some(slowest) = mode.all.phases.get(phase).map(|spread| spread.max) else { continue };
         result = result.goal(slowest <= *most, || {
             format!("{name}: the slowest {phase} is {slowest:.2} s, the goal {most} s")
         });
@@ -148,14 +148,14 @@ fn peers(
     for standing in &report.contenders {
         let name = standing.contender.name();
         ui::line(&format!("\n{:<20} {:>6} {:>8} {:>8}", name, "min", "p50", "max"));
-        for (phase, spread) in &standing.phases {
+        for (phase, spread) in &standing.all.phases {
             ui::line(&row(phase, *spread));
         }
         let (acked, lost, torn) =
-            (standing.acked_writes, standing.lost_writes, standing.torn_writes);
-        let runs = standing.runs.len();
+            (standing.all.acked_writes, standing.all.lost_writes, standing.all.torn_writes);
+        let runs = standing.all.runs.len();
         ui::line(&format!("{runs} runs; {acked} writes acknowledged, {lost} lost, {torn} torn"));
-        if let Some(error) = &standing.error {
+        if let Some(error) = &standing.all.error {
             result.misses.push(format!("{name}: {error}"));
         }
         result = result.goal(lost + torn == 0, || format!("{name}: {lost} lost, {torn} torn"));

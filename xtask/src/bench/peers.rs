@@ -28,16 +28,16 @@ pub fn table(report: &Report) -> Vec<String> {
     let mut lines = vec![row("seconds, p50", head)];
     for (phase, name) in PHASES {
         let median = |one: &Standing| {
-            one.phases.get(phase).map_or("-".to_owned(), |spread| format!("{:.1}", spread.p50))
+            one.all.phases.get(phase).map_or("-".to_owned(), |spread| format!("{:.1}", spread.p50))
         };
         let mut cells: Vec<String> = report.contenders.iter().map(median).collect();
         cells.push(report.ratios.get(phase).map_or(String::new(), |ratio| format!("{ratio:.1}")));
         lines.push(row(name, cells).trim_end().to_owned());
     }
-    lines.push(row("runs", each(|one| one.runs.len().to_string())));
-    lines.push(row("writes", each(|one| one.acked_writes.to_string())));
-    lines.push(row("lost", each(|one| one.lost_writes.to_string())));
-    lines.push(row("torn", each(|one| one.torn_writes.to_string())));
+    lines.push(row("runs", each(|one| one.all.runs.len().to_string())));
+    lines.push(row("writes", each(|one| one.all.acked_writes.to_string())));
+    lines.push(row("lost", each(|one| one.all.lost_writes.to_string())));
+    lines.push(row("torn", each(|one| one.all.torn_writes.to_string())));
     lines
 }
 
@@ -47,17 +47,20 @@ mod tests {
     use tests_lab::accel::Accel;
     use tests_lab::bench::Spread;
     use tests_lab::bench::peers::{Contender, Report, Standing};
+    use tests_lab::bench::sample::Runs;
 
     #[test]
     fn a_phase_that_one_does_not_have_is_a_dash() {
         let standing = |contender, phase| Standing {
             contender,
-            phases: [(phase, Spread::of(&[4.0]))].into(),
-            acked_writes: 50,
-            lost_writes: 0,
-            torn_writes: 0,
-            error: None,
-            runs: Vec::new(),
+            all: Runs {
+                phases: [(phase, Spread::of(&[4.0]))].into(),
+                acked_writes: 50,
+                lost_writes: 0,
+                torn_writes: 0,
+                error: None,
+                runs: Vec::new(),
+            },
         };
         let contenders = vec![
             standing(Contender::ForecourtBmc, "grant_s"),

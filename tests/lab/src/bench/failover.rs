@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `bench failover`: the ways to lose something, each again and again on one site.
 
-use super::sample::Sample;
-use super::{Spread, bmc, cold, drain, link_cut, on_site, wan_down, wan_up};
+use super::sample::{Runs, Sample};
+use super::{bmc, cold, drain, link_cut, on_site, wan_down, wan_up};
 use crate::accel::Accel;
 use crate::artifacts::Artifacts;
 use crate::scenario::{collect, recover};
@@ -11,7 +11,6 @@ use crate::timeline::Timeline;
 use crate::witness_box::WitnessBox;
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// What is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,36 +82,8 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize)]
 pub struct ModeReport {
     pub mode: Mode,
-    /// Seconds, by phase; a phase that some runs lack counts those that have it.
-    pub phases: BTreeMap<&'static str, Spread>,
-    /// Entries acknowledged in all runs.
-    pub acked_writes: usize,
-    /// Those of them that are gone.
-    pub lost_writes: usize,
-    /// Lines of the page that nobody wrote.
-    pub torn_writes: usize,
-    /// Why the runs ended before their time.
-    pub error: Option<String>,
-    /// Each run.
-    pub runs: Vec<Sample>,
-}
-
-impl ModeReport {
-    fn new(mode: Mode, runs: Vec<Sample>, error: Option<String>) -> Self {
-        let mut values = BTreeMap::<&'static str, Vec<f64>>::new();
-        for (phase, seconds) in runs.iter().flat_map(|run| &run.phases) {
-            values.entry(phase).or_default().push(*seconds);
-        }
-        Self {
-            mode,
-            phases: values.into_iter().map(|(phase, all)| (phase, Spread::of(&all))).collect(),
-            acked_writes: runs.iter().map(|run| run.acked_writes).sum(),
-            lost_writes: runs.iter().map(|run| run.lost_writes).sum(),
-            torn_writes: runs.iter().map(|run| run.torn_writes).sum(),
-            error,
-            runs,
-        }
-    }
+    #[serde(flatten)]
+    pub all: Runs,
 }
 
 /// Runs each mode so many times on one site, which stays up between them. What goes wrong in a mode
@@ -133,7 +104,7 @@ pub fn run(
         if failed {
             collect(&mut site, mode.name());
         }
-        reports.push(ModeReport::new(*mode, samples, error));
+        reports.push(ModeReport { mode: *mode, all: Runs::of(samples, error) });
         if failed && !recover(&mut site) {
             timeline.note("lab", "the pair does not recover: the modes left are not run");
             break;
@@ -195,7 +166,7 @@ fn summary(sample: &Sample) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mode, ModeReport, Sample};
+    use super::{Mode, Runs, Sample};
 
     #[test]
     fn modes_are_found_by_name_and_an_unknown_one_is_refused() {
@@ -217,7 +188,7 @@ mod tests {
             run
         };
         let runs = vec![run(Some(9.0), 3.0), run(None, 1.0), run(None, 2.0)];
-        let report = ModeReport::new(Mode::WanDown, runs, None);
+        let report = Runs::of(runs, None);
         let [serving, word] = ["serving_s", "word_to_serving_s"].map(|name| report.phases[name]);
         assert_eq!((serving.min, serving.p50, serving.max), (1.0, 2.0, 3.0));
         assert_eq!((word.min, word.max), (9.0, 9.0));

@@ -9,7 +9,7 @@ pub mod failover;
 mod link_cut;
 mod on_site;
 pub mod peers;
-mod sample;
+pub mod sample;
 mod wan_down;
 mod wan_up;
 

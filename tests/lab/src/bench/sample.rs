@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One fault, measured: what the survivor noted, and when the customer was served again.
 
+use super::Spread;
 use crate::matrix::round::{PAIR_LIMIT, Round};
 use crate::site::VM;
 use crate::wait::wait_for;
@@ -35,6 +36,40 @@ pub struct Sample {
     pub lost_writes: usize,
     /// Lines of the page that are no entry anybody wrote.
     pub torn_writes: usize,
+}
+
+/// What several runs came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Runs {
+    /// Seconds, by phase; a phase that some runs lack counts those that have it.
+    pub phases: BTreeMap<&'static str, Spread>,
+    /// Entries acknowledged in all runs.
+    pub acked_writes: usize,
+    /// Those of them that are gone.
+    pub lost_writes: usize,
+    /// Lines of the page that nobody wrote.
+    pub torn_writes: usize,
+    /// Why the runs ended before their time.
+    pub error: Option<String>,
+    /// Each run.
+    pub runs: Vec<Sample>,
+}
+
+impl Runs {
+    pub fn of(runs: Vec<Sample>, error: Option<String>) -> Self {
+        let mut values = BTreeMap::<&'static str, Vec<f64>>::new();
+        for (phase, seconds) in runs.iter().flat_map(|run| &run.phases) {
+            values.entry(phase).or_default().push(*seconds);
+        }
+        Self {
+            phases: values.into_iter().map(|(phase, all)| (phase, Spread::of(&all))).collect(),
+            acked_writes: runs.iter().map(|run| run.acked_writes).sum(),
+            lost_writes: runs.iter().map(|run| run.lost_writes).sum(),
+            torn_writes: runs.iter().map(|run| run.torn_writes).sum(),
+            error,
+            runs,
+        }
+    }
 }
 
 impl Sample {

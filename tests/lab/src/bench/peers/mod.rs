@@ -10,7 +10,7 @@ mod forecourt;
 mod journal;
 
 use super::Spread;
-use super::sample::Sample;
+use super::sample::{Runs, Sample};
 use crate::accel::Accel;
 use crate::artifacts::Artifacts;
 use crate::site::Site;
@@ -86,36 +86,8 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize)]
 pub struct Standing {
     pub contender: Contender,
-    /// Seconds since the kill, by phase.
-    pub phases: BTreeMap<&'static str, Spread>,
-    /// Entries acknowledged in all runs.
-    pub acked_writes: usize,
-    /// Those of them that are gone.
-    pub lost_writes: usize,
-    /// Lines of the page that nobody wrote.
-    pub torn_writes: usize,
-    /// Why the runs ended before their time.
-    pub error: Option<String>,
-    /// Each run.
-    pub runs: Vec<Sample>,
-}
-
-impl Standing {
-    fn new(contender: Contender, runs: Vec<Sample>, error: Option<String>) -> Self {
-        let mut values = BTreeMap::<&'static str, Vec<f64>>::new();
-        for (phase, seconds) in runs.iter().flat_map(|run| &run.phases) {
-            values.entry(phase).or_default().push(*seconds);
-        }
-        Self {
-            contender,
-            phases: values.into_iter().map(|(phase, all)| (phase, Spread::of(&all))).collect(),
-            acked_writes: runs.iter().map(|run| run.acked_writes).sum(),
-            lost_writes: runs.iter().map(|run| run.lost_writes).sum(),
-            torn_writes: runs.iter().map(|run| run.torn_writes).sum(),
-            error,
-            runs,
-        }
-    }
+    #[serde(flatten)]
+    pub all: Runs,
 }
 
 /// Kills each contender's server so many times. What goes wrong with one ends that one alone.
@@ -180,7 +152,10 @@ fn run_each<Pair>(
         Ok(pair) => pair,
         Err(error) => {
             timeline.note("lab", format!("FAILED: {error:#}"));
-            let failed = |one: &Contender| Standing::new(*one, vec![], Some(format!("{error:#}")));
+            let failed = |one: &Contender| Standing {
+                contender: *one,
+                all: Runs::of(vec![], Some(format!("{error:#}"))),
+            };
             return contenders.iter().map(failed).collect();
         }
     };
@@ -199,13 +174,13 @@ fn run_each<Pair>(
                 }
             }
         }
-        all.push(Standing::new(*contender, samples, failure));
+        all.push(Standing { contender: *contender, all: Runs::of(samples, failure) });
     }
     all
 }
 
 fn ratios(all: &[Standing]) -> BTreeMap<&'static str, f64> {
-    let phases = |wanted| all.iter().find(|one| one.contender == wanted).map(|one| &one.phases);
+    let phases = |wanted| all.iter().find(|one| one.contender == wanted).map(|one| &one.all.phases);
     let (Some(ours), Some(theirs)) =
         (phases(Contender::ForecourtBmc), phases(Contender::Pacemaker))
     else {
@@ -240,7 +215,7 @@ mod tests {
         let standing = |contender, phases: &[(&'static str, f64)]| {
             let mut sample = Sample::default();
             sample.phases.extend(phases.iter().copied());
-            Standing::new(contender, vec![sample], None)
+            Standing { contender, all: super::Runs::of(vec![sample], None) }
         };
         let ours = standing(Contender::ForecourtBmc, &[("serving_s", 40.0), ("resync_s", 3.0)]);
         let theirs = standing(
