@@ -89,10 +89,8 @@ impl Core {
 
     /// Then the VMs, as for any loser; then what they wrote.
     pub(crate) fn drive_give_up(&mut self) {
-        if self.give_up == GiveUp::None {
-            return;
-        }
-        if self.was_up {
+        // Once ordered, only its outcome ends it: the volumes may connect before that is told.
+        if self.was_up && self.give_up != GiveUp::Ordered {
             self.give_up = GiveUp::None;
         }
         let free = self.mode == Mode::Wait

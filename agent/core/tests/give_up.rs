@@ -136,6 +136,22 @@ fn after_a_crash_in_the_middle_the_word_may_be_given_again() {
 }
 
 #[test]
+fn that_it_is_done_is_reported_though_the_volumes_connect_before_it_is_told() {
+    let lost = DurableState { in_sync: [PEER].into(), solo: false, ..alone() };
+    let mut rig = Rig::new(Some(lost), &[]);
+    rig.give(Input::LinkChanged(diverged()));
+    meet(&mut rig, &peer_alone(), 5_000);
+    rig.give(Input::OperatorGivesUp);
+    meet(&mut rig, &peer_alone(), 400);
+    assert_eq!(gives_up(&mut rig), 1);
+    rig.give(Input::LinkChanged(link(true)));
+    meet(&mut rig, &peer_alone(), 400);
+    assert!(!reported(&mut rig, "given_up"), "not told yet");
+    rig.give(Input::VolumesGivenUp { ok: true });
+    assert!(reported(&mut rig, "given_up"));
+}
+
+#[test]
 fn volumes_that_refuse_each_other_for_long_may_be_given_up_too() {
     let lost = DurableState { in_sync: [PEER].into(), solo: false, ..alone() };
     let mut rig = Rig::new(Some(lost), &[]);
