@@ -39,8 +39,13 @@ pub(super) async fn probe(
                 tracing::info!("a marker guest got through under KVM");
                 return Ok(Accel::Kvm);
             }
+            // Emulated guests are ten times slower until the server's next boot: one hang may be a server
+            // busy with its own start.
+            Marker::Hung if attempt == 1 => {
+                tracing::warn!("a marker guest hung under KVM: tried once more");
+            }
             Marker::Hung => {
-                tracing::warn!("a marker guest hung under KVM: guests are emulated");
+                tracing::warn!("a marker guest hung under KVM again: guests are emulated");
                 return Ok(Accel::Tcg);
             }
             Marker::Ended { code, words } => {
@@ -111,6 +116,8 @@ async fn run_marker(
 mod tests {
     use super::*;
     use crate::command::{FakeRunner, Finished, HostRunner};
+    use async_trait::async_trait;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[tokio::test]
     async fn the_marker_gets_through_under_emulation() {
@@ -141,5 +148,33 @@ mod tests {
         assert_eq!(accel.expect("probed"), Accel::Kvm);
         let accel = probe(&runner, "qemu", Path::new("/nonexistent"), dir.path()).await;
         assert_eq!(accel.expect("probed"), Accel::Tcg);
+    }
+
+    /// Its first so many commands take for ever.
+    struct Slow(AtomicU32);
+
+    #[async_trait]
+    impl CommandRunner for Slow {
+        async fn run(&self, command: Command) -> Result<Finished> {
+            if self.0.load(Ordering::SeqCst) == 0 {
+                return Ok(Finished {
+                    code: Some(EXIT),
+                    stdout: MARK.into(),
+                    stderr: String::new(),
+                });
+            }
+            self.0.fetch_sub(1, Ordering::SeqCst);
+            Err(GlueError::Timeout { what: command.shown(), limit: LIMIT })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_marker_that_hangs_is_believed_the_second_time() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        for (hangs, accel) in [(1, Accel::Kvm), (2, Accel::Tcg)] {
+            let runner = Slow(AtomicU32::new(hangs));
+            let found = probe(&runner, "qemu", Path::new("/dev/null"), dir.path()).await;
+            assert_eq!(found.expect("probed"), accel, "{hangs} hangs");
+        }
     }
 }

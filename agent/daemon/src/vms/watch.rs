@@ -14,8 +14,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// A guest that has not answered by now is stuck, or its template's probe is wrong.
+const SILENT: Duration = Duration::from_secs(180);
+/// Of a guest's console, as much is told.
+const LAST_WORDS_CHARS: usize = 300;
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -23,6 +28,9 @@ struct Seen {
     /// Being started or stopped: what QEMU says meanwhile means nothing.
     moving: bool,
     well: bool,
+    since: Instant,
+    /// It answered since, or was told not to.
+    heard: bool,
 }
 
 /// All VMs.
@@ -74,7 +82,8 @@ impl Watch {
 
     fn put(&self, vm: &VmName, run: VmRun, moving: bool) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = seen.insert(vm.clone(), Seen { run, moving, well: false });
+        let now = Seen { run, moving, well: false, since: Instant::now(), heard: false };
+        let old = seen.insert(vm.clone(), now);
         old.map(|old| old.run) != Some(run)
     }
 
@@ -153,26 +162,85 @@ impl Watch {
             return;
         };
         let well = probe::healthy(spec, address).await;
-        let turned = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            match seen.get_mut(name) {
-                Some(seen) if seen.run == VmRun::Running && !seen.moving => {
-                    let turned = seen.well != well;
-                    seen.well = well;
-                    turned
-                }
-                _ => return,
-            }
-        };
+        let Some((turned, silent)) = self.note(name, well) else { return };
         self.show(name);
         if turned {
             let (code, words) =
                 if well { ("vm_healthy", "answers") } else { ("vm_unhealthy", "does not answer") };
             self.hub.event(code, format!("{name} {words} on {address}"));
         }
+        if silent {
+            let minutes = SILENT.as_secs() / 60;
+            let said = self.vms.console_tail(name).await;
+            let said =
+                said.map_or_else(|err| format!("cannot be read: {err}"), |text| last_words(&text));
+            let text = format!(
+                "{name} runs, but has not answered on {address} for {minutes} min; its console: {said}"
+            );
+            self.hub.event("vm_silent", text);
+        }
     }
+
+    fn note(&self, vm: &VmName, well: bool) -> Option<(bool, bool)> {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = all.get_mut(vm).filter(|seen| seen.run == VmRun::Running && !seen.moving)?;
+        Some(seen.probed(well, Instant::now()))
+    }
+}
+
+impl Seen {
+    /// Whether its health has turned, and whether it must be told now that it never answered.
+    fn probed(&mut self, well: bool, now: Instant) -> (bool, bool) {
+        let turned = self.well != well;
+        let silent = !well && !self.heard && now - self.since >= SILENT;
+        self.well = well;
+        self.heard |= well || silent;
+        (turned, silent)
+    }
+}
+
+/// The end of what a guest wrote to its console, in one line.
+fn last_words(console: &str) -> String {
+    let words = console.split(|c: char| c.is_control() || c == ' ').filter(|word| !word.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
+    let skipped = line.chars().count().saturating_sub(LAST_WORDS_CHARS);
+    if line.is_empty() { "empty".to_owned() } else { line.chars().skip(skipped).collect() }
 }
 
 fn alive(run: VmRun) -> bool {
     matches!(run, VmRun::Running | VmRun::Paused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_guest_never_answered_is_told_once_and_a_silence_later_is_not_that() {
+        let since = Instant::now();
+        let new = Seen { run: VmRun::Running, moving: false, well: false, since, heard: false };
+        let (mut stuck, mut fine) = (new, new);
+        assert_eq!(stuck.probed(false, since + SILENT / 2), (false, false), "it boots");
+        assert_eq!(stuck.probed(false, since + SILENT), (false, true));
+        assert_eq!(stuck.probed(false, since + SILENT * 2), (false, false), "told already");
+        assert_eq!(stuck.probed(true, since + SILENT * 3), (true, false));
+        assert_eq!(fine.probed(true, since + SILENT / 2), (true, false));
+        assert_eq!(
+            fine.probed(false, since + SILENT * 2),
+            (true, false),
+            "that it fell silent is said"
+        );
+    }
+
+    #[test]
+    fn last_words_are_one_line_without_what_would_move_a_terminals_cursor() {
+        assert_eq!(
+            last_words("\u{1b}[2J\r\nKernel panic\r\n  not syncing\n"),
+            "[2J Kernel panic not syncing"
+        );
+        assert_eq!(last_words("\n"), "empty");
+        let long = "x".repeat(1000) + " end";
+        let said = last_words(&long);
+        assert_eq!((said.chars().count(), said.ends_with(" end")), (LAST_WORDS_CHARS, true));
+    }
 }
