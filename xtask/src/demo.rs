@@ -16,7 +16,7 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
     }
     if !options.once {
         ui::line(&format!("dashboard  {}/", site.hq.url()));
-        ui::line(&format!("the VM     http://127.0.0.1:{}/", site.page_port));
+        ui::line(&format!("the VM     http://127.0.0.1:{}/", site.page.port));
         ui::line("The site stays up; Ctrl-C ends it.");
         tests_lab::process::wait_for_interrupt()?;
     }

@@ -77,7 +77,7 @@ fn boot(site: &mut Site) -> anyhow::Result<(f64, f64)> {
     site.b.wait_booted(BOOT_LIMIT)?;
     let enrolled_s = site.wait_enrolled(Duration::from_secs(180))?;
     let vm_serving_s = site.wait_page(Duration::from_secs(600))?;
-    site.timeline.note("lab", format!("its page: http://127.0.0.1:{}/", site.page_port));
+    site.timeline.note("lab", format!("its page: http://127.0.0.1:{}/", site.page.port));
     site.wait_paired(Duration::from_secs(180))?;
     Ok((enrolled_s, vm_serving_s))
 }

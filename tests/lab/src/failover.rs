@@ -42,7 +42,7 @@ pub fn kill_host(site: &mut Site) -> anyhow::Result<(Failover, &'static str)> {
     let victim = site.host_of_vm()?;
     let survivor = if victim == "a" { "b" } else { "a" };
     let offset_s = site.server(survivor).clock_offset_s()?;
-    let writer = Writer::start(site.page_port, &site.timeline);
+    let writer = Writer::start(&site.page, &site.timeline);
     wait_acks(&writer, ACKS_BEFORE, Duration::from_secs(120))?;
     site.timeline.note("lab", format!("{} writes acknowledged; killing {victim}", writer.acked()));
     let killed_s = site.server(victim).kill();
@@ -114,7 +114,13 @@ pub const LOST_WORDS: &str = "acknowledged writes are lost";
 
 /// Fails unless nothing that was acknowledged is gone.
 pub fn check_verdict(verdict: Verdict) -> anyhow::Result<()> {
-    ensure!(verdict.lost == 0, "{} of {} {LOST_WORDS}", verdict.lost, verdict.acked);
+    let (first, last) = verdict.lost_between_s.unwrap_or_default();
+    ensure!(
+        verdict.lost == 0,
+        "{} of {} {LOST_WORDS}: acknowledged between {first:.2} and {last:.2} s",
+        verdict.lost,
+        verdict.acked
+    );
     Ok(())
 }
 

@@ -71,10 +71,18 @@ pub fn run(
     timeline: &Timeline,
     scenarios: &[Scenario],
 ) -> anyhow::Result<Results> {
-    let mut site = Site::prepare(artifacts, "lab", timeline)?;
     let mut outcomes = Vec::new();
-    let up = Scenario { name: "bring-up", about: "", run: crate::scenarios::bring_up };
-    let mut healthy = run_one(&mut site, &up, &mut outcomes);
+    let (mut site, mut healthy) = bring_up(artifacts, "lab", timeline, &mut outcomes)?;
+    if !healthy {
+        // As any other scenario: once more, on machines that are as new as the first ones were.
+        let first_error = outcomes.pop().and_then(|outcome| outcome.error);
+        drop(site);
+        timeline.note("lab", "scenario bring-up is repeated");
+        (site, healthy) = bring_up(artifacts, "lab-again", timeline, &mut outcomes)?;
+        if let Some(outcome) = outcomes.last_mut() {
+            outcome.first_error = first_error;
+        }
+    }
     for scenario in scenarios {
         if healthy {
             healthy = run_twice(&mut site, scenario, &mut outcomes);
@@ -86,6 +94,19 @@ pub fn run(
     }
     let accel = site.accel.name();
     Ok(Results { accel, scenarios: outcomes, events: timeline.events() })
+}
+
+/// New machines, and whether they became a healthy pair.
+fn bring_up(
+    artifacts: &Artifacts,
+    name: &str,
+    timeline: &Timeline,
+    outcomes: &mut Vec<Outcome>,
+) -> anyhow::Result<(Site, bool)> {
+    let mut site = Site::prepare(artifacts, name, timeline)?;
+    let up = Scenario { name: "bring-up", about: "", run: crate::scenarios::bring_up };
+    let healthy = run_one(&mut site, &up, outcomes);
+    Ok((site, healthy))
 }
 
 /// Runs a scenario, and once more if it failed; whether the pair is healthy at the end. Lost writes
@@ -157,8 +178,8 @@ pub(crate) fn recover(site: &mut Site) -> bool {
 /// Saves what helps to understand a failure into the run's folder.
 pub(crate) fn collect(site: &mut Site, scenario: &str) {
     for name in ["a", "b"] {
-        let server = site.server(name);
-        if let Err(error) = collect_server(server, scenario) {
+        let timeline = site.timeline.clone();
+        if let Err(error) = collect_server(site.server(name), scenario, &timeline) {
             let text = format!("its logs could not be read: {error:#}");
             site.timeline.note(name, text);
         }
@@ -167,18 +188,36 @@ pub(crate) fn collect(site: &mut Site, scenario: &str) {
     site.timeline.note("lab", format!("logs and screens are in {folder}"));
 }
 
-fn collect_server(server: &mut Server, scenario: &str) -> anyhow::Result<()> {
+/// What a server keeps, by the file's ending here. A server that was killed tells of the boot before.
+const RECORDS: [(&str, &str); 4] = [
+    ("drbd", "cat /proc/drbd 2>&1"),
+    ("causes", "cat /var/lib/forecourt/causes.jsonl 2>&1"),
+    ("journal", "journalctl -b --no-pager -o short-precise -n 3000 2>&1"),
+    ("earlier-journal", "journalctl -b -1 --no-pager -o short-precise -n 3000 2>&1"),
+];
+
+/// Of what a server noted, as much is shown after a failure.
+const EVENTS_SHOWN: usize = 16;
+
+fn collect_server(server: &mut Server, scenario: &str, timeline: &Timeline) -> anyhow::Result<()> {
     if !server.is_on() {
         return Ok(());
     }
     let screen = server.dir().join(format!("{scenario}.png"));
     server.screendump(&screen).context("Taking a picture of the screen")?;
     let text = describe(server);
+    timeline.note(server.name(), &text);
+    let events = server.status()?.events;
+    for event in &events[events.len().saturating_sub(EVENTS_SHOWN)..] {
+        timeline.note(server.name(), format!("noted: {} {}", event.code, event.text));
+    }
     std::fs::write(server.dir().join(format!("{scenario}.status")), text)?;
-    let journal = server
-        .exec_for("journalctl -b --no-pager -n 3000 2>&1", Duration::from_secs(90))
-        .context("Reading the journal")?;
-    std::fs::write(server.dir().join(format!("{scenario}.journal")), journal.text)?;
+    for (kind, command) in RECORDS {
+        let record = server
+            .exec_for(command, Duration::from_secs(90))
+            .with_context(|| format!("Reading its {kind}"))?;
+        std::fs::write(server.dir().join(format!("{scenario}.{kind}")), record.text)?;
+    }
     Ok(())
 }
 

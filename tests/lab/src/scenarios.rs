@@ -93,7 +93,7 @@ fn used_disk(site: &mut Site) -> anyhow::Result<()> {
 
 fn agent_kill(site: &mut Site) -> anyhow::Result<()> {
     let host = site.host_of_vm()?;
-    let writer = Writer::start(site.page_port, &site.timeline);
+    let writer = Writer::start(&site.page, &site.timeline);
     wait_acks(&writer, 20, Duration::from_secs(60))?;
     let unit = format!("systemctl show -P MainPID forecourt-vm-{VM}.service");
     let qemu_before = site.server(host).exec(&unit)?.ok()?;
@@ -128,7 +128,7 @@ fn failover(site: &mut Site) -> anyhow::Result<()> {
 fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
     let host = site.host_of_vm()?;
     let standby = other(host);
-    let writer = Writer::start(site.page_port, &site.timeline);
+    let writer = Writer::start(&site.page, &site.timeline);
     wait_acks(&writer, 20, Duration::from_secs(60))?;
     site.hq.kill();
     site.wait_tie_on_site(host)?;
@@ -154,7 +154,7 @@ fn hq_down_boot(site: &mut Site) -> anyhow::Result<()> {
 fn declared_off(site: &mut Site) -> anyhow::Result<()> {
     let holder = site.host_of_vm()?;
     let survivor = other(holder);
-    let writer = Writer::start(site.page_port, &site.timeline);
+    let writer = Writer::start(&site.page, &site.timeline);
     wait_acks(&writer, 20, Duration::from_secs(60))?;
     site.cut_wan();
     site.wait_tie_on_site(holder)?;
@@ -182,7 +182,7 @@ fn other(name: &str) -> &'static str {
 }
 
 fn power_both(site: &mut Site) -> anyhow::Result<()> {
-    let writer = Writer::start(site.page_port, &site.timeline);
+    let writer = Writer::start(&site.page, &site.timeline);
     wait_acks(&writer, 40, Duration::from_secs(60))?;
     site.a.kill();
     site.b.kill();

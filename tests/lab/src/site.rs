@@ -11,6 +11,7 @@ use crate::rundir::RunDir;
 use crate::server::{BOOT_LIMIT, Server, Spec, lan_mac};
 use crate::stick;
 use crate::timeline::Timeline;
+use crate::writer::Page;
 use anyhow::{Context, bail};
 use provisioning_protocol::peer::PeerState;
 use provisioning_protocol::report::VmPhase;
@@ -42,8 +43,8 @@ pub struct Site {
     pub gateway: Gateway,
     pub a: Server,
     pub b: Server,
-    /// Loopback port that leads to the VM's page.
-    pub page_port: u16,
+    /// The VM's page.
+    pub page: Page,
     /// The claim codes, A's and B's.
     pub codes: [String; 2],
 }
@@ -165,7 +166,7 @@ impl Office {
             gateway,
             a,
             b,
-            page_port,
+            page: Page::new(page_port),
             codes,
             timeline,
             run,
@@ -200,7 +201,7 @@ impl Site {
             server.wait_booted(BOOT_LIMIT)?;
         }
         self.wait_enrolled(Duration::from_secs(180))?;
-        self.wait_page(Duration::from_secs(600))?;
+        self.wait_page(Duration::from_secs(400))?;
         self.wait_paired(Duration::from_secs(240))
     }
 
@@ -253,7 +254,7 @@ impl Site {
     /// Waits until the VM's page answers; returns when.
     pub fn wait_page(&self, limit: Duration) -> anyhow::Result<f64> {
         crate::wait::wait_for("the VM's page", limit, || {
-            let page = http::get(self.page_port, "/", Duration::from_secs(3))?;
+            let page = http::get(self.page.port, "/", Duration::from_secs(3))?;
             if page.status != 200 {
                 bail!("the page answered {}", page.status);
             }

@@ -37,45 +37,64 @@ struct Ledger {
     tries_failed: u64,
 }
 
+/// A VM's page, and what it has promised to everybody who wrote to it.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Loopback port that leads to it.
+    pub port: u16,
+    promised: Arc<Mutex<Vec<Ack>>>,
+}
+
+impl Page {
+    /// A page nobody has written to yet.
+    #[must_use]
+    pub fn new(port: u16) -> Self {
+        Self { port, promised: Arc::default() }
+    }
+}
+
 /// A running writer.
 pub struct Writer {
-    port: u16,
+    page: Page,
     ledger: Arc<Mutex<Ledger>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What the check at the end found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
     /// Acknowledged entries.
     pub acked: usize,
-    /// Those of them that are not on the page.
+    /// Entries that are not on the page: those, and what earlier writers were promised. A copy that
+    /// fell behind shows late, when the VM runs on it.
     pub lost: usize,
+    /// When the first and the last of those were acknowledged, in seconds since the run's start.
+    pub lost_between_s: Option<(f64, f64)>,
     /// Lines of the page that no writer ever sent.
     pub torn: usize,
 }
 
 impl Writer {
-    /// Starts to write to the page behind a loopback port.
+    /// Starts to write to a page.
     #[must_use]
-    pub fn start(port: u16, timeline: &Timeline) -> Self {
-        let mut writer = Self::start_every(port, timeline, PAUSE);
+    pub fn start(page: &Page, timeline: &Timeline) -> Self {
+        let mut writer = Self::start_every(page, timeline, PAUSE);
         writer.add(timeline, PATIENT_PAUSE, PATIENT_LIMIT);
         writer
     }
 
     /// Starts to write with a pause of one's own between two entries.
     #[must_use]
-    pub fn start_every(port: u16, timeline: &Timeline, pause: Duration) -> Self {
-        let ledger = Arc::default();
-        let mut writer = Self { port, ledger, stop: Arc::default(), threads: Vec::new() };
+    pub fn start_every(page: &Page, timeline: &Timeline, pause: Duration) -> Self {
+        let (page, ledger) = (page.clone(), Arc::default());
+        let mut writer = Self { page, ledger, stop: Arc::default(), threads: Vec::new() };
         writer.add(timeline, pause, POST_LIMIT);
         writer
     }
 
     fn add(&mut self, timeline: &Timeline, pause: Duration, limit: Duration) {
-        let (port, book, flag) = (self.port, Arc::clone(&self.ledger), Arc::clone(&self.stop));
+        let (port, book, flag) = (self.page.port, Arc::clone(&self.ledger), Arc::clone(&self.stop));
         let timeline = timeline.clone();
         let customer = move || write(port, &timeline, &book, &flag, pause, limit);
         self.threads.push(std::thread::spawn(customer));
@@ -102,21 +121,21 @@ impl Writer {
         times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
     }
 
-    /// Stops writing and compares the page with what was acknowledged.
+    /// Stops writing and compares the page with all that it ever promised.
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.stop();
-        self.verdict()
-    }
-
-    /// Compares the page with what was acknowledged so far.
-    pub fn verdict(&self) -> anyhow::Result<Verdict> {
-        // Taken before the page is read: later acknowledgements are no loss.
-        let acked: Vec<u64> = lock(&self.ledger).acks.iter().map(|ack| ack.entry).collect();
-        let page = http::get(self.port, "/log", Duration::from_secs(30))?;
-        if page.status != 200 {
-            bail!("GET /log answered {}", page.status);
+        let acked = lock(&self.ledger).acks.clone();
+        let found = http::get(self.page.port, "/log", Duration::from_secs(30))?;
+        if found.status != 200 {
+            bail!("GET /log answered {}", found.status);
         }
-        Ok(compare(&acked, &page.body))
+        let mut promised = self.page.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = compare(&acked, &promised, &found.body);
+        promised.extend(acked);
+        // What is lost is told once.
+        let there = entries(&found.body);
+        promised.retain(|ack| there.contains(&ack.entry));
+        Ok(verdict)
     }
 
     fn stop(&mut self) {
@@ -133,12 +152,19 @@ impl Drop for Writer {
     }
 }
 
-fn compare(acked: &[u64], page: &str) -> Verdict {
-    let there: HashSet<u64> = page.lines().filter_map(|line| line.trim().parse().ok()).collect();
-    let lost = acked.iter().filter(|entry| !there.contains(entry)).count();
+fn entries(page: &str) -> HashSet<u64> {
+    page.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+fn compare(acked: &[Ack], earlier: &[Ack], page: &str) -> Verdict {
+    let there = entries(page);
+    let missing = earlier.iter().chain(acked).filter(|ack| !there.contains(&ack.entry));
+    let lost: Vec<f64> = missing.map(|ack| ack.at_s).collect();
     let whole = |line: &&str| line.trim().parse::<u64>().is_ok_and(|n| n % FIRST != 0 && n > FIRST);
     let torn = page.lines().filter(|line| !whole(line)).count();
-    Verdict { acked: acked.len(), lost, torn }
+    let (first, last) =
+        (lost.iter().copied().reduce(f64::min), lost.iter().copied().reduce(f64::max));
+    Verdict { acked: acked.len(), lost: lost.len(), lost_between_s: first.zip(last), torn }
 }
 
 fn write(
@@ -172,21 +198,43 @@ fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Verdict, compare};
+    use super::{Ack, Verdict, compare};
+
+    fn acks(entries: &[u64]) -> Vec<Ack> {
+        entries
+            .iter()
+            .zip(1_u8..)
+            .map(|(entry, at)| Ack { at_s: at.into(), entry: *entry })
+            .collect()
+    }
 
     #[test]
-    fn an_acknowledged_entry_that_is_not_there_is_lost() {
-        let acked = [1_000_001, 1_000_002, 1_000_003];
-        let verdict = |lost, torn| Verdict { acked: 3, lost, torn };
-        assert_eq!(compare(&acked, "1000001\n1000003\n1000004\n"), verdict(1, 0));
-        assert_eq!(compare(&acked, ""), verdict(3, 0));
+    fn an_acknowledged_entry_that_is_not_there_is_lost_and_it_is_known_when_it_was_acknowledged() {
+        let acked = acks(&[1_000_001, 1_000_002, 1_000_003]);
+        let verdict = |lost, lost_between_s| Verdict { acked: 3, lost, lost_between_s, torn: 0 };
+        let page = "1000001\n1000003\n1000004\n";
+        assert_eq!(compare(&acked, &[], page), verdict(1, Some((2.0, 2.0))));
+        assert_eq!(compare(&acked, &[], ""), verdict(3, Some((1.0, 3.0))));
+        assert_eq!(compare(&acked, &[], "1000003\n1000002\n1000001\n"), verdict(0, None));
+    }
+
+    #[test]
+    fn what_an_earlier_writer_was_promised_must_be_there_too() {
+        let (earlier, acked) = (acks(&[1_000_001, 1_000_002]), acks(&[2_000_001]));
+        let verdict = compare(&acked, &earlier, "1000001\n2000001\n");
+        assert_eq!((verdict.acked, verdict.lost), (1, 1));
+        assert_eq!(verdict.lost_between_s, Some((2.0, 2.0)));
     }
 
     #[test]
     fn a_torn_line_is_not_the_entry_and_is_counted() {
-        let acked = [1_000_001, 1_000_002, 2_000_003];
-        let verdict = |lost, torn| Verdict { acked: 3, lost, torn };
-        assert_eq!(compare(&acked, "1000001\n1000002\n20000"), verdict(1, 1));
-        assert_eq!(compare(&acked, "1000001\n1000002\n2000003\n\0\0\n2000000\n"), verdict(0, 2));
+        let acked = acks(&[1_000_001, 1_000_002, 2_000_003]);
+        let verdict = |lost, lost_between_s, torn| Verdict { acked: 3, lost, lost_between_s, torn };
+        assert_eq!(
+            compare(&acked, &[], "1000001\n1000002\n20000"),
+            verdict(1, Some((3.0, 3.0)), 1)
+        );
+        let page = "1000001\n1000002\n2000003\n\0\0\n2000000\n";
+        assert_eq!(compare(&acked, &[], page), verdict(0, None, 2));
     }
 }

@@ -5,6 +5,7 @@ use super::sample::{Runs, Sample};
 use super::{bmc, cold, drain, link_cut, on_site, wan_down, wan_up};
 use crate::accel::Accel;
 use crate::artifacts::Artifacts;
+use crate::failover::LOST_WORDS;
 use crate::scenario::{collect, recover};
 use crate::site::Site;
 use crate::timeline::Timeline;
@@ -120,7 +121,9 @@ fn run_mode(site: &mut Site, mode: Mode, runs: u32) -> (Vec<Sample>, Option<Stri
             site.timeline.note("lab", format!("{} {run} of {runs}", mode.name()));
             let sample = run_one(site, mode, &mut witness).with_context(|| format!("run {run}"))?;
             site.timeline.note("lab", format!("{} {run}: {}", mode.name(), summary(&sample)));
+            let lost = sample.lost_writes;
             samples.push(sample);
+            ensure!(lost == 0, "run {run}: {lost} {LOST_WORDS}");
         }
         match mode {
             Mode::OnSiteWitness => on_site::end(site, &mut witness),

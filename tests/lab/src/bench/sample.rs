@@ -2,7 +2,7 @@
 //! One fault, measured: what the survivor noted, and when the customer was served again.
 
 use super::Spread;
-use crate::matrix::round::{PAIR_LIMIT, Round};
+use crate::matrix::round::{PAIR_LIMIT, Round, compare_copies};
 use crate::site::VM;
 use crate::wait::wait_for;
 use anyhow::Context;
@@ -76,12 +76,16 @@ impl Sample {
     /// Ends a round: a healthy pair again, the time it took since `from_s`, and what became of
     /// the writes.
     pub fn close(round: Round, mut phases: Phases, from_s: f64) -> anyhow::Result<Self> {
-        let verdict = {
-            round.site.wait_paired(PAIR_LIMIT)?;
-            phases.insert("resync_s", round.site.timeline.now_s() - from_s);
-            round.serves()?;
-            round.finish()?
-        };
+        round.site.wait_paired(PAIR_LIMIT)?;
+        phases.insert("resync_s", round.site.timeline.now_s() - from_s);
+        round.serves()?;
+        let (verdict, site) = round.finish()?;
+        if let Some((first, last)) = verdict.lost_between_s {
+            let text =
+                format!("the lost writes were acknowledged between {first:.2} and {last:.2} s");
+            site.timeline.note("lab", text);
+        }
+        compare_copies(site)?;
         let (acked_writes, lost_writes) = (verdict.acked, verdict.lost);
         Ok(Self { phases, acked_writes, lost_writes, torn_writes: verdict.torn })
     }

@@ -57,6 +57,6 @@ fn declare_away(site: &mut Site) -> anyhow::Result<Phases> {
     power_on(&mut round, holder)?;
     round.site.wait_paired(crate::matrix::round::PAIR_LIMIT)?;
     round.site.wait_tie_on_site(holder)?;
-    failover::check_verdict(round.finish()?)?;
+    failover::check_verdict(round.finish()?.0)?;
     Ok(Phases::from([("word_to_serving_s", serving_s - said_s)]))
 }

@@ -8,7 +8,7 @@ use crate::scenario::Scenario;
 use crate::server::BOOT_LIMIT;
 use crate::site::{PlannedVm, Site, VM, blueprint_text};
 use crate::wait::{wait_every, wait_for};
-use crate::writer::Writer;
+use crate::writer::{Page, Writer};
 use anyhow::{bail, ensure};
 use provisioning_protocol::report::VmPhase;
 use std::time::Duration;
@@ -28,9 +28,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 const ACKS: usize = 5;
 
 fn load(site: &mut Site) -> anyhow::Result<()> {
-    let ports = grow(site)?;
+    let pages = grow(site)?;
     let writers: Vec<Writer> =
-        ports.iter().map(|port| Writer::start_every(*port, &site.timeline, PAUSE)).collect();
+        pages.iter().map(|page| Writer::start_every(page, &site.timeline, PAUSE)).collect();
     serve(&writers)?;
     site.wait_paired(PAIR_LIMIT)?;
     let counts = running(site)?;
@@ -60,17 +60,17 @@ fn load(site: &mut Site) -> anyhow::Result<()> {
     compare_copies(site)
 }
 
-/// Gives the site eight VMs; returns the ports that lead to their pages. Homes are such that each
+/// Gives the site eight VMs; returns their pages. Homes are such that each
 /// server runs four.
-fn grow(site: &mut Site) -> anyhow::Result<Vec<u16>> {
+fn grow(site: &mut Site) -> anyhow::Result<Vec<Page>> {
     let host = site.host_of_vm()?.to_uppercase();
     let other = if host == "A" { "B" } else { "A" };
     let mut vms = vec![PlannedVm { name: VM.to_owned(), home: None, address: None }];
-    let mut ports = vec![site.page_port];
+    let mut pages = vec![site.page.clone()];
     for number in 1..VMS {
         let home = if number.is_multiple_of(2) { host.as_str() } else { other };
         let address = format!("10.0.2.{}", 100 + number);
-        ports.push(site.gateway.forward(&address, 80)?);
+        pages.push(Page::new(site.gateway.forward(&address, 80)?));
         let name = format!("bay-{number}");
         vms.push(PlannedVm { name, home: Some(home.to_owned()), address: Some(address) });
     }
@@ -87,7 +87,7 @@ fn grow(site: &mut Site) -> anyhow::Result<Vec<u16>> {
     })?;
     let seconds = site.timeline.now_s() - start_s;
     site.timeline.note("lab", format!("{VMS} VMs run after {seconds:.0} s"));
-    Ok(ports)
+    Ok(pages)
 }
 
 /// Each page acknowledges writes.

@@ -6,6 +6,7 @@ mod agents;
 pub(crate) mod bmc;
 mod boxes;
 mod clocks;
+mod digests;
 mod disks;
 mod links;
 mod load;
@@ -26,6 +27,7 @@ pub const MATRIX: &[&[Scenario]] = &[
     power::POWER,
     agents::AGENTS,
     disks::DISKS,
+    digests::DIGESTS,
     records::RECORDS,
     boxes::BOXES,
     clocks::CLOCKS,

@@ -197,8 +197,8 @@ fn kept_copies(round: &mut Round) -> anyhow::Result<usize> {
 /// to be copied as there can be. Customers write without a pause meanwhile.
 fn busy_resync(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
-    let (port, timeline) = (round.site.page_port, round.site.timeline.clone());
-    let busy = [(); 3].map(|()| Writer::start_every(port, &timeline, Duration::ZERO));
+    let (page, timeline) = (round.site.page.clone(), round.site.timeline.clone());
+    let busy = [(); 3].map(|()| Writer::start_every(&page, &timeline, Duration::ZERO));
     let acked = |writers: &[Writer]| writers.iter().map(Writer::acked).sum::<usize>();
     round.site.server(round.other).kill();
     round.fault("the server without the VM loses power");

@@ -45,7 +45,7 @@ impl<'a> Round<'a> {
         site.wait_paired(PAIR_LIMIT)?;
         let host = site.host_of_vm()?;
         let other = if host == "a" { "b" } else { "a" };
-        let writer = Writer::start(site.page_port, &site.timeline);
+        let writer = Writer::start(&site.page, &site.timeline);
         wait_acks(&writer, ACKS, 2 * MINUTE)?;
         let boots = [boot_id(site, "a")?, boot_id(site, "b")?];
         let alone_ms = last_alone_ms(site)?;
@@ -169,9 +169,9 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Stops the writer and compares the page with what it was promised.
-    pub fn finish(self) -> anyhow::Result<Verdict> {
-        self.writer.finish()
+    /// Stops the writer and compares the page with what it has promised.
+    pub fn finish(self) -> anyhow::Result<(Verdict, &'a mut Site)> {
+        Ok((self.writer.finish()?, self.site))
     }
 
     /// What must hold after every fault.
@@ -230,7 +230,7 @@ pub fn compare_copies(site: &mut Site) -> anyhow::Result<()> {
 }
 
 /// The volumes of `/proc/drbd`: minor, and everything said of it.
-fn volumes(text: &str) -> impl Iterator<Item = (&str, String)> {
+pub fn volumes(text: &str) -> impl Iterator<Item = (&str, String)> {
     let lines: Vec<&str> = text.lines().collect();
     let starts: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains(": cs:")).collect();
     starts.into_iter().map(move |at| {

@@ -15,7 +15,7 @@ use crate::server::{BOOT_LIMIT, Server, Spec};
 use crate::site::{MEMORY_MIB, VM, VM_ADDRESS};
 use crate::timeline::{Timeline, epoch_s};
 use crate::wait::{wait_every, wait_for};
-use crate::writer::Writer;
+use crate::writer::{Page, Writer};
 use anyhow::{Context, bail, ensure};
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub struct Cluster {
     _gateway: Gateway,
     servers: [Server; 2],
     boards: [Board; 2],
-    page_port: u16,
+    page: Page,
     system_mib: u64,
 }
 
@@ -110,7 +110,7 @@ impl Cluster {
             _lan: lan,
             _cable: cable,
             _gateway: gateway,
-            page_port,
+            page: Page::new(page_port),
             system_mib,
         })
     }
@@ -134,7 +134,7 @@ impl Cluster {
         self.load_configuration()?;
         self.wait_whole()?;
         wait_for("the VM's page", WHOLE_LIMIT, || {
-            let page = http::get(self.page_port, "/", Duration::from_secs(3))?;
+            let page = http::get(self.page.port, "/", Duration::from_secs(3))?;
             Ok((page.status == 200).then_some(()))
         })?;
         self.timeline.note(VM, "page answers");
@@ -252,7 +252,7 @@ impl Cluster {
         let host = self.host()?;
         let survivor = 1 - host;
         let offset_s = self.servers[survivor].clock_offset_s()?;
-        let writer = Writer::start(self.page_port, &self.timeline);
+        let writer = Writer::start(&self.page, &self.timeline);
         wait_acks(&writer, ACKS, 2 * MINUTE)?;
         let killed_s = self.servers[host].kill();
         let killed_epoch_s = epoch_s() - (self.timeline.now_s() - killed_s);
