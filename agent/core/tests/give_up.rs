@@ -39,19 +39,11 @@ fn waits() -> PeerBody {
     PeerBody { state: PeerState::Wait, solo: false, in_sync: [ME].into(), ..peer_alone() }
 }
 
-/// For a while both are heard by each other.
-fn meet(rig: &mut Rig, body: &PeerBody, ms: u64) {
-    for _ in 0..ms / 200 {
-        rig.hear(body.clone());
-        rig.wait(200);
-    }
-}
-
 /// Both went on alone, by a wrong word, and meet.
 fn both_alone() -> Rig {
     let mut rig = Rig::new(Some(alone()), &[VmRun::Running]);
     rig.give(Input::LinkChanged(diverged()));
-    meet(&mut rig, &peer_alone(), 5_000);
+    rig.hear_for(5_000, &peer_alone());
     assert_eq!(rig.core.status().state, PeerState::Solo, "neither takes the other's data");
     rig
 }
@@ -70,23 +62,23 @@ fn reported(rig: &mut Rig, code: &str) -> bool {
 #[test]
 fn of_two_that_went_on_alone_one_gives_its_data_up_by_a_persons_word_alone() {
     let mut rig = both_alone();
-    meet(&mut rig, &peer_alone(), 60_000);
+    rig.hear_for(60_000, &peer_alone());
     assert!(rig.core.status().may_give_up && gives_up(&mut rig) == 0, "nobody asked");
     rig.disk_works = false;
     rig.give(Input::OperatorGivesUp);
-    meet(&mut rig, &peer_alone(), 1_000);
+    rig.hear_for(1_000, &peer_alone());
     let evicts = |effect: &Effect| matches!(effect, Effect::Evict { .. });
     assert!(!rig.orders().iter().any(evicts), "before it is on disk that there is no vote");
     rig.disk_done();
     let state = rig.core.durable().clone();
     assert!(!state.votes() && !state.solo && state.epoch == Epoch(6));
-    meet(&mut rig, &peer_alone(), 1_000);
+    rig.hear_for(1_000, &peer_alone());
     let orders = rig.orders();
     assert!(orders.iter().any(evicts));
     let gave_up = |effect: &Effect| matches!(effect, Effect::GiveUpVolumes);
     assert!(!orders.iter().any(gave_up), "while a VM writes");
     rig.give(Input::EvictDone { ok: true });
-    meet(&mut rig, &peer_alone(), 5_000);
+    rig.hear_for(5_000, &peer_alone());
     assert_eq!(gives_up(&mut rig), 1);
     rig.give(Input::VolumesGivenUp { ok: true });
     assert!(reported(&mut rig, "given_up"));
@@ -110,12 +102,12 @@ fn the_word_counts_for_nothing_unless_the_other_one_goes_on_with_whole_disks() {
     let half = PeerBody { disks_up_to_date: false, ..peer_alone() };
     for body in [waits(), half] {
         let mut rig = both_alone();
-        meet(&mut rig, &body, 2_000);
+        rig.hear_for(2_000, &body);
         refused(rig, "the other one has less");
     }
     let mut parted = Rig::new(Some(alone()), &[VmRun::Running]);
     parted.give(Input::LinkChanged(LinkSummary { stand_alone: true, ..link(false) }));
-    meet(&mut parted, &peer_alone(), 5_000);
+    parted.hear_for(5_000, &peer_alone());
     refused(parted, "not connected yet, and nothing says that they differ");
 }
 
@@ -124,14 +116,14 @@ fn after_a_crash_in_the_middle_the_word_may_be_given_again() {
     let lost = DurableState { in_sync: [PEER].into(), solo: false, ..alone() };
     let mut rig = Rig::new(Some(lost), &[]);
     rig.give(Input::LinkChanged(diverged()));
-    meet(&mut rig, &peer_alone(), 5_000);
+    rig.hear_for(5_000, &peer_alone());
     assert_eq!(gives_up(&mut rig), 0);
     rig.give(Input::OperatorGivesUp);
-    meet(&mut rig, &peer_alone(), 400);
+    rig.hear_for(400, &peer_alone());
     assert_eq!(gives_up(&mut rig), 1);
     rig.give(Input::VolumesGivenUp { ok: false });
     rig.give(Input::OperatorGivesUp);
-    meet(&mut rig, &peer_alone(), 400);
+    rig.hear_for(400, &peer_alone());
     assert_eq!(gives_up(&mut rig), 1, "it did not work the first time");
 }
 
@@ -140,12 +132,12 @@ fn that_it_is_done_is_reported_though_the_volumes_connect_before_it_is_told() {
     let lost = DurableState { in_sync: [PEER].into(), solo: false, ..alone() };
     let mut rig = Rig::new(Some(lost), &[]);
     rig.give(Input::LinkChanged(diverged()));
-    meet(&mut rig, &peer_alone(), 5_000);
+    rig.hear_for(5_000, &peer_alone());
     rig.give(Input::OperatorGivesUp);
-    meet(&mut rig, &peer_alone(), 400);
+    rig.hear_for(400, &peer_alone());
     assert_eq!(gives_up(&mut rig), 1);
     rig.give(Input::LinkChanged(link(true)));
-    meet(&mut rig, &peer_alone(), 400);
+    rig.hear_for(400, &peer_alone());
     assert!(!reported(&mut rig, "given_up"), "not told yet");
     rig.give(Input::VolumesGivenUp { ok: true });
     assert!(reported(&mut rig, "given_up"));
@@ -156,9 +148,9 @@ fn volumes_that_refuse_each_other_for_long_may_be_given_up_too() {
     let lost = DurableState { in_sync: [PEER].into(), solo: false, ..alone() };
     let mut rig = Rig::new(Some(lost), &[]);
     rig.give(Input::LinkChanged(LinkSummary { stand_alone: true, ..link(false) }));
-    meet(&mut rig, &peer_alone(), 20_000);
+    rig.hear_for(20_000, &peer_alone());
     assert!(!rig.core.status().may_give_up);
-    meet(&mut rig, &peer_alone(), 15_000);
+    rig.hear_for(15_000, &peer_alone());
     assert!(rig.core.status().may_give_up);
 }
 
@@ -168,9 +160,9 @@ fn the_survivor_listens_again_once_the_other_one_gave_its_data_up() {
     rig.orders();
     let reconnects =
         |rig: &mut Rig| rig.orders().iter().any(|effect| matches!(effect, Effect::Reconnect));
-    meet(&mut rig, &peer_alone(), 10_000);
+    rig.hear_for(10_000, &peer_alone());
     assert!(!reconnects(&mut rig), "while both hold on to theirs");
     let gave_up = PeerBody { in_sync: [ME].into(), released: true, running: [].into(), ..waits() };
-    meet(&mut rig, &gave_up, 4_000);
+    rig.hear_for(4_000, &gave_up);
     assert!(reconnects(&mut rig));
 }

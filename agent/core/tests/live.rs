@@ -7,13 +7,6 @@ use agent_core::{DurableState, Effect, Input, Placement, VmRun};
 use provisioning_protocol::peer::{Handover, PeerBody};
 use rig::{ME, PEER, Rig, link, paired, peer, vm};
 
-fn hear_for(rig: &mut Rig, ms: u64, body: &PeerBody) {
-    for _ in 0..ms / 200 {
-        rig.hear(body.clone());
-        rig.wait(200);
-    }
-}
-
 fn ticket(id: u64) -> Option<Handover> {
     Some(Handover { vm: vm(), ticket: Some(id) })
 }
@@ -25,11 +18,11 @@ fn source(receives: Option<Handover>) -> (Rig, PeerBody) {
     let durable = DurableState { owners: owners.into(), ..paired() };
     let mut rig = Rig::new(Some(durable), &[VmRun::Running]);
     rig.give(Input::LinkChanged(link(true)));
-    hear_for(&mut rig, 4_000, &body);
+    rig.hear_for(4_000, &body);
     rig.give(Input::Placement(Placement { drained: Some(ME), rebalance: false }));
     let body = PeerBody { moves: [(vm(), PEER)].into(), receives, ..body };
     rig.orders();
-    hear_for(&mut rig, 1_000, &body);
+    rig.hear_for(1_000, &body);
     (rig, body)
 }
 
@@ -37,7 +30,7 @@ fn source(receives: Option<Handover>) -> (Rig, PeerBody) {
 fn destination() -> (Rig, PeerBody) {
     let mut rig = Rig::in_step(paired(), &[]);
     let offer = PeerBody { moves: [(vm(), ME)].into(), ..peer() };
-    hear_for(&mut rig, 1_000, &offer);
+    rig.hear_for(1_000, &offer);
     assert!(rig.orders().contains(&Effect::ReceiveVm { vm: vm() }));
     rig.give(Input::VmReceives { vm: vm(), ticket: Some(7) });
     assert_eq!(said(&mut rig).receives, ticket(7));
@@ -61,7 +54,7 @@ fn said(rig: &mut Rig) -> PeerBody {
 
 /// With which memory the VM is started once its volumes are primary.
 fn starts_with(rig: &mut Rig, body: &PeerBody) -> Option<Option<u64>> {
-    hear_for(rig, 400, body);
+    rig.hear_for(400, body);
     rig.give(Input::PromoteDone { vm: vm(), ok: true });
     let start = |effect: Effect| match effect {
         Effect::StartVm { resume, .. } => Some(resume),
@@ -82,7 +75,7 @@ fn stops(rig: &mut Rig) -> bool {
 fn the_memory_goes_first_and_the_source_vouches_for_it_when_it_is_over() {
     let (mut rig, body) = source(ticket(7));
     assert!(hands(&mut rig));
-    hear_for(&mut rig, 60_000, &body);
+    rig.hear_for(60_000, &body);
     let orders = rig.orders();
     let others = |effect: &Effect| matches!(effect, Effect::HandVm { .. } | Effect::StopVm { .. });
     assert!(!orders.iter().any(others), "it takes its time");
@@ -90,7 +83,7 @@ fn the_memory_goes_first_and_the_source_vouches_for_it_when_it_is_over() {
     assert!(rig.orders().contains(&Effect::Demote { vm: vm() }));
     assert_eq!(rig.core.durable().owners[&vm()], ME, "its volumes are still primary");
     rig.give(Input::DemoteDone { vm: vm(), ok: true });
-    hear_for(&mut rig, 400, &body);
+    rig.hear_for(400, &body);
     assert_eq!(rig.core.durable().owners[&vm()], PEER);
     assert_eq!(said(&mut rig).handed, ticket(7));
 }
@@ -100,7 +93,7 @@ fn a_stream_that_fails_ends_in_a_move_by_restart() {
     let (mut rig, body) = source(ticket(7));
     assert!(hands(&mut rig));
     rig.give(Input::VmHanded { vm: vm(), ticket: 7, whole: false });
-    hear_for(&mut rig, 400, &body);
+    rig.hear_for(400, &body);
     assert!(stops(&mut rig));
     assert_eq!(said(&mut rig).handed, None);
 }
@@ -110,9 +103,9 @@ fn a_peer_that_cannot_receive_gets_the_vm_by_restart_and_a_silent_one_after_a_wh
     let (mut rig, _) = source(Some(Handover { vm: vm(), ticket: None }));
     assert!(stops(&mut rig));
     let (mut rig, body) = source(None);
-    hear_for(&mut rig, 15_000, &body);
+    rig.hear_for(15_000, &body);
     assert!(!stops(&mut rig), "it may still be getting ready");
-    hear_for(&mut rig, 10_000, &body);
+    rig.hear_for(10_000, &body);
     assert!(stops(&mut rig));
 }
 
@@ -124,10 +117,10 @@ fn a_stream_is_called_off_when_the_pair_is_gone_or_nobody_wants_it_any_more() {
     assert!(rig.orders().contains(&keep));
     let (mut rig, body) = source(ticket(7));
     rig.give(Input::Placement(Placement::default()));
-    hear_for(&mut rig, 600, &body);
+    rig.hear_for(600, &body);
     assert!(rig.orders().contains(&keep));
     rig.give(Input::VmHanded { vm: vm(), ticket: 7, whole: false });
-    hear_for(&mut rig, 600, &body);
+    rig.hear_for(600, &body);
     assert!(!stops(&mut rig), "it stays");
 }
 
@@ -137,7 +130,7 @@ fn what_has_gone_over_goes_on_there_even_if_the_drain_is_called_off() {
     rig.give(Input::VmHanded { vm: vm(), ticket: 7, whole: true });
     rig.give(Input::Placement(Placement::default()));
     rig.give(Input::DemoteDone { vm: vm(), ok: true });
-    hear_for(&mut rig, 600, &body);
+    rig.hear_for(600, &body);
     assert_eq!(rig.core.durable().owners[&vm()], PEER);
 }
 
@@ -146,9 +139,9 @@ fn a_source_that_starts_the_vm_itself_vouches_no_longer() {
     let (mut rig, body) = source(ticket(7));
     rig.give(Input::VmHanded { vm: vm(), ticket: 7, whole: true });
     let changed = PeerBody { moves: [].into(), receives: None, ..body };
-    hear_for(&mut rig, 400, &changed);
+    rig.hear_for(400, &changed);
     rig.give(Input::DemoteDone { vm: vm(), ok: true });
-    hear_for(&mut rig, 6_000, &changed);
+    rig.hear_for(6_000, &changed);
     assert_eq!(starts_with(&mut rig, &changed), Some(None), "it boots here");
     assert_eq!(said(&mut rig).handed, None);
 }
@@ -166,7 +159,7 @@ fn any_other_memory_is_put_away() {
     for handed in [None, ticket(6), Some(Handover { vm: vm(), ticket: None })] {
         let (mut rig, offer) = destination();
         let given = given(&offer, handed.clone());
-        hear_for(&mut rig, 400, &given);
+        rig.hear_for(400, &given);
         assert!(rig.orders().contains(&Effect::PrepareVm { vm: vm() }), "{handed:?}");
         assert_eq!(starts_with(&mut rig, &given), Some(None), "{handed:?}");
     }
@@ -176,19 +169,19 @@ fn any_other_memory_is_put_away() {
 fn a_memory_is_not_kept_over_a_loss_of_the_pair() {
     let (mut rig, offer) = destination();
     let given = given(&offer, ticket(7));
-    hear_for(&mut rig, 400, &given);
+    rig.hear_for(400, &given);
     assert_eq!(rig.core.durable().owners[&vm()], ME);
     rig.give(Input::LinkChanged(link(false)));
-    hear_for(&mut rig, 1_000, &PeerBody { link_up: false, ..given.clone() });
+    rig.hear_for(1_000, &PeerBody { link_up: false, ..given.clone() });
     rig.give(Input::LinkChanged(link(true)));
-    hear_for(&mut rig, 4_000, &given);
+    rig.hear_for(4_000, &given);
     assert_eq!(starts_with(&mut rig, &given), Some(None));
 }
 
 #[test]
 fn a_move_that_is_off_puts_away_the_qemu_that_waits_for_it() {
     let (mut rig, offer) = destination();
-    hear_for(&mut rig, 400, &PeerBody { moves: [].into(), ..offer });
+    rig.hear_for(400, &PeerBody { moves: [].into(), ..offer });
     assert!(rig.orders().contains(&Effect::DiscardVm { vm: vm() }));
     rig.give(Input::VmReceives { vm: vm(), ticket: Some(8) });
     assert_eq!(said(&mut rig).receives, None, "an answer that comes late counts no more");

@@ -4,7 +4,7 @@
 mod bmc;
 mod rig;
 
-use agent_core::{DurableState, Effect, HelperCode, Input, Tie, VmRun, WitnessMark};
+use agent_core::{DurableState, Effect, HelperCode, Input, VmRun, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessRecord, WitnessState};
@@ -24,10 +24,6 @@ fn gone_alone() -> Rig {
     assert!(rig.core.durable().solo);
     rig.orders();
     rig
-}
-
-fn ordered(rig: &mut Rig, wanted: impl Fn(&Effect) -> bool) -> bool {
-    rig.orders().iter().any(wanted)
 }
 
 #[test]
@@ -121,15 +117,6 @@ fn a_cold_start_alone_waits_for_the_peer_before_it_asks() {
 }
 
 #[test]
-fn a_tie_that_is_not_at_hq_stays_frozen_and_says_so() {
-    let mut rig = Rig::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
-    rig.lose_peer();
-    rig.wait(60_000);
-    assert_eq!(rig.swaps(), []);
-    assert!(rig.core.status().cause.contains("only the other server"));
-}
-
-#[test]
 fn a_secondary_that_lost_says_six_and_a_frozen_primary_one() {
     let mut rig = Rig::in_step(paired(), &[]);
     rig.lose_peer();
@@ -152,9 +139,9 @@ fn vms_are_evicted_only_when_every_helper_is_gone() {
     rig.hear(PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, ..peer() });
     rig.wait(500);
     let evicts = |effect: &Effect| matches!(effect, Effect::Evict { .. });
-    assert!(!ordered(&mut rig, evicts));
+    assert!(!rig.ordered(evicts));
     rig.give(Input::HelperGone { id: 1 });
-    assert!(ordered(&mut rig, evicts));
+    assert!(rig.ordered(evicts));
     rig.give(Input::EvictDone { ok: true });
     assert_eq!(rig.core.status().state, PeerState::Wait);
 }
@@ -170,7 +157,7 @@ fn a_watchdog_is_missed_only_where_one_is_needed() {
     rig.hear(PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, ..peer() });
     rig.wait(20_000);
     assert_eq!(rig.core.status().state, PeerState::Wait);
-    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::DisarmWatchdog)));
+    assert!(rig.ordered(|effect| matches!(effect, Effect::DisarmWatchdog)));
     rig.give(Input::WatchdogArmed(false));
     assert!(!missed(&rig));
 }
@@ -181,7 +168,7 @@ fn an_eviction_that_is_blocked_resets_the_server() {
     rig.lose_peer();
     rig.hear(PeerBody { epoch: Epoch(6), in_sync: [PEER].into(), solo: true, ..peer() });
     rig.wait(25_000);
-    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::Reset { .. })));
+    assert!(rig.ordered(|effect| matches!(effect, Effect::Reset { .. })));
 }
 
 #[test]
@@ -189,9 +176,9 @@ fn the_peers_vms_wait_until_its_watchdog_must_have_fired() {
     let mut rig = gone_alone();
     let promotes = |effect: &Effect| matches!(effect, Effect::Promote { .. });
     rig.wait(20_000);
-    assert!(!ordered(&mut rig, promotes));
+    assert!(!rig.ordered(promotes));
     rig.wait(6_000);
-    assert!(ordered(&mut rig, promotes));
+    assert!(rig.ordered(promotes));
 }
 
 fn prepares(effect: &Effect) -> bool {
@@ -206,17 +193,17 @@ fn discards(effect: &Effect) -> bool {
 fn the_peers_vms_are_loaded_while_it_is_silent_and_started_from_that() {
     let mut rig = Rig::in_step(paired(), &[]);
     let swap = claim(&mut rig);
-    assert!(!ordered(&mut rig, prepares), "claim() has drained it");
+    assert!(!rig.ordered(prepares), "claim() has drained it");
     rig.grant(&swap);
     rig.wait(30_000);
     let orders = rig.orders();
     assert!(orders.iter().any(|effect| matches!(effect, Effect::Promote { .. })));
     assert!(!orders.iter().any(|effect| prepares(effect) || discards(effect)), "{orders:?}");
     rig.give(Input::PromoteDone { vm: vm(), ok: true });
-    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::StartVm { .. })));
+    assert!(rig.ordered(|effect| matches!(effect, Effect::StartVm { .. })));
     rig.give(Input::VmState { vm: vm(), state: VmRun::Running });
     rig.wait(1_000);
-    assert!(!ordered(&mut rig, |effect| prepares(effect) || discards(effect)));
+    assert!(!rig.ordered(|effect| prepares(effect) || discards(effect)));
 }
 
 #[test]
@@ -225,9 +212,9 @@ fn what_was_loaded_is_put_away_when_the_peer_is_back() {
     rig.lose_peer();
     assert_eq!(rig.orders().iter().filter(|effect| prepares(effect)).count(), 1);
     rig.hear(PeerBody { link_up: false, ..peer() });
-    assert!(ordered(&mut rig, discards));
+    assert!(rig.ordered(discards));
     rig.wait(500);
-    assert!(!ordered(&mut rig, discards));
+    assert!(!rig.ordered(discards));
 }
 
 #[test]
@@ -238,7 +225,7 @@ fn without_a_watchdog_the_peers_vms_wait_for_its_word() {
     rig.grant(&swap);
     rig.wait(600_000);
     let promotes = |effect: &Effect| matches!(effect, Effect::Promote { .. });
-    assert!(!ordered(&mut rig, promotes));
+    assert!(!rig.ordered(promotes));
     let released = PeerBody {
         epoch: rig.core.durable().epoch,
         in_sync: [ME].into(),
@@ -248,14 +235,14 @@ fn without_a_watchdog_the_peers_vms_wait_for_its_word() {
         ..peer()
     };
     rig.hear(released);
-    assert!(ordered(&mut rig, promotes));
+    assert!(rig.ordered(promotes));
 }
 
 #[test]
 fn a_release_from_before_the_grant_is_no_release() {
     let mut rig = gone_alone();
     rig.hear(PeerBody { released: true, running: [].into(), link_up: false, ..peer() });
-    assert!(!ordered(&mut rig, |effect| matches!(effect, Effect::Promote { .. })));
+    assert!(!rig.ordered(|effect| matches!(effect, Effect::Promote { .. })));
 }
 
 #[test]
@@ -263,12 +250,12 @@ fn a_frozen_vm_leaves_the_lan_at_once_and_is_paused_after_five_seconds() {
     let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
     let mut rig = Rig::in_step(mine, &[VmRun::Running]);
     rig.lose_peer();
-    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::TapDown { .. })));
+    assert!(rig.ordered(|effect| matches!(effect, Effect::TapDown { .. })));
     let pauses = |effect: &Effect| matches!(effect, Effect::PauseVm { .. });
     rig.wait(4_500);
-    assert!(!ordered(&mut rig, pauses));
+    assert!(!rig.ordered(pauses));
     rig.wait(1_000);
-    assert!(ordered(&mut rig, pauses));
+    assert!(rig.ordered(pauses));
 }
 
 #[test]
@@ -280,10 +267,10 @@ fn the_lease_lapses_while_a_vm_runs_without_right() {
     rig.orders();
     let renews = |effect: &Effect| matches!(effect, Effect::RenewLease);
     rig.wait(3_000);
-    assert!(!ordered(&mut rig, renews));
+    assert!(!rig.ordered(renews));
     rig.give(Input::VmState { vm: vm(), state: VmRun::Paused });
     rig.wait(200);
-    assert!(ordered(&mut rig, renews));
+    assert!(rig.ordered(renews));
 }
 
 #[test]
@@ -292,18 +279,18 @@ fn after_a_pause_the_lease_is_renewed_only_when_the_link_is_known_to_have_lived(
     let mut rig = Rig::in_step(mine, &[VmRun::Running]);
     let renews = |effect: &Effect| matches!(effect, Effect::RenewLease);
     rig.wait(1_000);
-    assert!(ordered(&mut rig, renews));
+    assert!(rig.ordered(renews));
     rig.hang(6_000);
     for _ in 0..14 {
         rig.hear(peer());
         rig.wait(200);
     }
-    assert!(!ordered(&mut rig, renews), "renewed on what was known before the pause");
+    assert!(!rig.ordered(renews), "renewed on what was known before the pause");
     for _ in 0..3 {
         rig.hear(peer());
         rig.wait(200);
     }
-    assert!(ordered(&mut rig, renews));
+    assert!(rig.ordered(renews));
 }
 
 #[test]
@@ -313,7 +300,7 @@ fn without_the_link_a_lease_is_not_renewed_while_a_frozen_vm_runs() {
     rig.lose_peer();
     rig.orders();
     rig.wait(4_000);
-    assert!(!ordered(&mut rig, |effect| matches!(effect, Effect::RenewLease)));
+    assert!(!rig.ordered(|effect| matches!(effect, Effect::RenewLease)));
 }
 
 #[test]
@@ -365,7 +352,7 @@ fn a_dead_path_is_left_without_giving_anything_up() {
         let body = Arc::new(PeerBody { hears: [Path::Lan].into(), ..peer() });
         rig.give(Input::PeerHeard { path: Path::Lan, boot: 1, seq, body });
     }
-    assert!(ordered(&mut rig, |effect| *effect == Effect::SwitchPath { path: Path::Lan }));
+    assert!(rig.ordered(|effect| *effect == Effect::SwitchPath { path: Path::Lan }));
     assert_eq!(rig.core.durable().in_sync, NodeSlot::BOTH.into());
 }
 
@@ -383,7 +370,7 @@ fn a_server_gives_way_only_when_asked_and_outdates_itself_first() {
     assert_eq!(rig.core.durable().in_sync, NodeSlot::BOTH.into());
     rig.hear(PeerBody { link_up: false, agree: Some(ask), ..peer() });
     assert_eq!((rig.core.durable().epoch, rig.core.durable().votes()), (Epoch(7), false));
-    assert!(ordered(&mut rig, |effect| matches!(effect, Effect::Outdate)));
+    assert!(rig.ordered(|effect| matches!(effect, Effect::Outdate)));
 }
 
 #[test]
@@ -413,98 +400,6 @@ fn a_witness_that_refuses_is_not_asked_in_a_rush() {
     assert!((2..=8).contains(&asked), "asked {asked} times in 10 s");
 }
 
-/// Hears this for a while, five times a second.
-fn hear_for(rig: &mut Rig, ms: u64, body: &PeerBody) {
-    for _ in 0..ms / 200 {
-        rig.hear(body.clone());
-        rig.wait(200);
-    }
-}
-
-#[test]
-fn the_tie_leaves_a_silent_hq_and_who_gives_it_up_writes_first() {
-    let mut rig = Rig::in_step(paired(), &[]);
-    hear_for(&mut rig, 60_000, &peer());
-    assert_eq!(rig.core.durable().tie, Tie::Hq, "HQ answers the peer");
-    hear_for(&mut rig, 2_000, &PeerBody { hq_lost: true, ..peer() });
-    assert_eq!(rig.core.durable().tie, Tie::Node(PEER), "its VM runs there");
-    assert_eq!((rig.core.durable().epoch, rig.core.durable().paired()), (Epoch(6), true));
-    rig.orders();
-    rig.lose_peer();
-    rig.wait(600_000);
-    assert_eq!(rig.swaps(), []);
-    assert!(!rig.core.durable().solo);
-    assert!(rig.core.status().cause.contains("only the other server"));
-}
-
-fn holding() -> Rig {
-    let mut rig = Rig::new(Some(DurableState { tie: Tie::Node(ME), ..paired() }), &[]);
-    rig.give(Input::LinkChanged(link(true)));
-    hear_for(&mut rig, 4_000, &PeerBody { tie: Tie::Node(ME), ..peer() });
-    rig
-}
-
-#[test]
-fn the_holder_of_the_tie_goes_on_without_asking_anyone() {
-    let mut rig = holding();
-    rig.lose_peer();
-    rig.orders();
-    rig.wait(3_000);
-    assert!(rig.core.durable().solo);
-    assert_eq!(rig.swaps(), [], "nobody is asked");
-}
-
-#[test]
-fn the_tie_goes_back_once_hq_answers_and_knows_the_pair() {
-    let mut rig = holding();
-    let body = PeerBody { tie: Tie::Node(ME), ..peer() };
-    for _ in 0..100 {
-        for order in rig.orders() {
-            if let Effect::ReadWitness { request_id, .. } = order {
-                rig.answer(request_id, false, record());
-            }
-        }
-        hear_for(&mut rig, 200, &body);
-    }
-    assert_eq!((rig.core.durable().tie, rig.core.durable().epoch), (Tie::Hq, Epoch(6)));
-    rig.lose_peer();
-    rig.wait(5_000);
-    assert!(!rig.core.durable().solo, "HQ must be asked again");
-}
-
-#[test]
-fn a_tie_on_which_the_two_disagree_is_given_up_by_slot_a_alone() {
-    // This is slot B: it waits for A to give up first, and then follows.
-    let mut rig = Rig::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
-    hear_for(&mut rig, 5_000, &peer());
-    assert_eq!(rig.core.durable().tie, Tie::Node(PEER));
-    let given = PeerBody { epoch: Epoch(6), tie: Tie::Node(ME), ..peer() };
-    hear_for(&mut rig, 1_000, &given);
-    assert_eq!((rig.core.durable().tie, rig.core.durable().epoch), (Tie::Node(ME), Epoch(6)));
-}
-
-/// Passes time with a witness that answers; the peer says this, if anything.
-fn live(rig: &mut Rig, witness: &mut WitnessState, ms: u64, peer: Option<&PeerBody>) {
-    for _ in 0..ms / 200 {
-        if let Some(body) = peer {
-            rig.hear(body.clone());
-        }
-        rig.wait(200);
-        for order in rig.orders() {
-            match order {
-                Effect::AskWitness { swap, .. } => {
-                    let answer = witness.swap(&swap);
-                    rig.answer(answer.request_id, answer.granted, answer.record);
-                }
-                Effect::ReadWitness { request_id, .. } => {
-                    rig.answer(request_id, false, witness.record.clone());
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
 #[test]
 fn a_peer_that_leaves_three_times_an_hour_is_not_counted_in_sync_for_two_hours() {
     let mut rig = Rig::in_step(paired(), &[]);
@@ -517,88 +412,22 @@ fn a_peer_that_leaves_three_times_an_hour_is_not_counted_in_sync_for_two_hours()
     };
     for left in 1..=3 {
         rig.lose_peer();
-        live(&mut rig, &mut witness, 5_000, None);
+        rig.live(&mut witness, 5_000, None);
         assert!(rig.core.durable().solo, "departure {left}");
         rig.give(Input::LinkChanged(link(true)));
         let back = outdated(&rig);
-        live(&mut rig, &mut witness, 4_000, Some(&back));
+        rig.live(&mut witness, 4_000, Some(&back));
         assert_eq!(rig.core.durable().paired(), left < 3, "departure {left}");
         if left < 3 {
             let joined = PeerBody { epoch: rig.core.durable().epoch, ..peer() };
-            live(&mut rig, &mut witness, 15_000, Some(&joined));
+            rig.live(&mut witness, 15_000, Some(&joined));
             assert_eq!(rig.core.status().state, PeerState::Pair);
         }
     }
     assert!(rig.core.status().cause.contains("again and again"));
     let back = outdated(&rig);
-    live(&mut rig, &mut witness, 7_190_000, Some(&back));
+    rig.live(&mut witness, 7_190_000, Some(&back));
     assert!(!rig.core.durable().paired(), "it has not been two hours");
-    live(&mut rig, &mut witness, 20_000, Some(&back));
+    rig.live(&mut witness, 20_000, Some(&back));
     assert!(rig.core.durable().paired(), "two hours later it counts again");
-}
-
-fn stuck() -> Rig {
-    let mut rig = Rig::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
-    rig.lose_peer();
-    rig.wait(10_000);
-    rig.orders();
-    rig
-}
-
-#[test]
-fn an_operators_word_lets_a_stuck_server_go_on_with_the_others_vms_at_once() {
-    let mut rig = stuck();
-    rig.give(Input::OperatorDeclares);
-    assert!(rig.core.durable().solo && rig.core.durable().override_);
-    rig.wait(500);
-    let orders = rig.orders();
-    assert!(orders.iter().any(|effect| matches!(effect, Effect::Promote { .. })), "{orders:?}");
-    rig.give(Input::LinkChanged(link(true)));
-    let back = PeerBody { epoch: rig.core.durable().epoch, in_sync: [ME].into(), ..peer() };
-    hear_for(&mut rig, 4_000, &back);
-    assert!(rig.core.durable().paired() && !rig.core.durable().override_, "its return ends it");
-}
-
-/// Nothing says that the VMs of a server without a watchdog have stopped, but a person can.
-#[test]
-fn a_server_without_a_watchdog_is_not_timed_out_and_an_operators_word_starts_its_vms() {
-    let bare = DurableState { peer_watchdog: false, ..paired() };
-    let mut rig = Rig::new(Some(bare), &[]);
-    let body = || PeerBody { watchdog_armed: false, ..peer() };
-    rig.give(Input::LinkChanged(link(true)));
-    hear_for(&mut rig, 4_000, &body());
-    let mut witness = WitnessState { record: record(), last: None };
-    rig.lose_peer();
-    live(&mut rig, &mut witness, 120_000, None);
-    assert!(rig.core.durable().solo);
-    assert!(rig.core.status().cause.contains("no armed watchdog"), "{:?}", rig.core.status());
-    let owner = |rig: &Rig| rig.core.durable().owners[&vm()];
-    assert_eq!(owner(&rig), PEER, "it may still run there");
-    let epoch = rig.core.durable().epoch;
-    rig.give(Input::OperatorDeclares);
-    live(&mut rig, &mut witness, 1_000, None);
-    assert!(rig.core.durable().override_ && rig.core.durable().epoch > epoch);
-    assert_eq!(owner(&rig), ME);
-    rig.give(Input::OperatorDeclares);
-    let refused = |effect: &Effect| matches!(effect, Effect::Report { cause } if cause.code == "declare_refused");
-    assert!(ordered(&mut rig, refused), "nothing is left to say");
-}
-
-#[test]
-fn an_operators_word_counts_for_nothing_against_a_peer_that_is_heard_or_without_the_newest_data() {
-    let refused = |rig: &mut Rig| {
-        rig.give(Input::OperatorDeclares);
-        rig.wait(6_000);
-        let said = |effect: &Effect| matches!(effect, Effect::Report { cause } if cause.code == "declare_refused");
-        assert!(ordered(rig, said));
-        assert!(!rig.core.durable().solo);
-    };
-    let mut rig = stuck();
-    rig.hear(PeerBody { link_up: false, ..peer() });
-    refused(&mut rig);
-    refused(&mut Rig::in_step(paired(), &[]));
-    let mut stale = Rig::new(Some(DurableState { in_sync: [PEER].into(), ..paired() }), &[]);
-    stale.give(Input::LinkChanged(link(false)));
-    stale.wait(10_000);
-    refused(&mut stale);
 }

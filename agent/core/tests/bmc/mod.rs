@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rule R7: the other server's BMC.
 
+use crate::claim;
 use crate::rig::{ME, PEER, Rig, link, paired, peer};
-use crate::{claim, hear_for, ordered, stuck};
 use agent_core::{DurableState, Effect, Input};
 use provisioning_protocol::peer::{PeerBody, PeerState};
 
@@ -43,9 +43,9 @@ fn a_confirmed_power_off_starts_the_peers_vms_at_once_and_it_is_switched_on_agai
     let orders = rig.orders();
     assert!(orders.iter().any(promotes) && !orders.iter().any(ons), "{orders:?}");
     rig.wait(12_000);
-    assert!(ordered(&mut rig, ons));
+    assert!(rig.ordered(ons));
     rig.wait(50_000);
-    assert!(!ordered(&mut rig, ons), "switched on in a rush");
+    assert!(!rig.ordered(ons), "switched on in a rush");
     rig.wait(600_000);
     assert_eq!(rig.orders().into_iter().filter(ons).count(), 2, "three in an hour at most");
 }
@@ -57,11 +57,11 @@ fn only_a_server_that_is_alone_by_right_touches_the_peers_power() {
     rig.give(Input::BmcConfigured(true));
     rig.lose_peer();
     rig.wait(60_000);
-    assert!(!ordered(&mut rig, touches), "HQ has granted nothing");
-    let mut rig = stuck();
+    assert!(!rig.ordered(touches), "HQ has granted nothing");
+    let mut rig = Rig::stuck();
     rig.give(Input::BmcConfigured(true));
     rig.wait(60_000);
-    assert!(!ordered(&mut rig, touches), "the tie-break lies elsewhere");
+    assert!(!rig.ordered(touches), "the tie-break lies elsewhere");
     rig.give(Input::BmcAnswered { id: 1, off: true });
     rig.wait(1_000);
     assert!(!rig.core.durable().solo, "a confirmation is no right to go on");
@@ -102,9 +102,9 @@ fn silence_of_the_bmc_is_no_evidence_and_it_is_asked_again() {
     rig.wait(2_000);
     let [second] = shots(&mut rig)[..] else { panic!("one more") };
     rig.give(Input::BmcAnswered { id: first, off: true });
-    assert!(!ordered(&mut rig, promotes), "the answer to an order given up");
+    assert!(!rig.ordered(promotes), "the answer to an order given up");
     rig.give(Input::BmcAnswered { id: second, off: true });
-    assert!(ordered(&mut rig, promotes));
+    assert!(rig.ordered(promotes));
 }
 
 #[test]
@@ -113,21 +113,21 @@ fn a_confirmation_is_void_once_the_peer_is_heard() {
     let [id] = shots(&mut rig)[..] else { panic!("one order") };
     let behind = PeerBody { state: PeerState::Suspect, link_up: false, ..peer() };
     rig.hear(behind.clone());
-    assert!(ordered(&mut rig, |effect| *effect == Effect::SparePeer));
+    assert!(rig.ordered(|effect| *effect == Effect::SparePeer));
     rig.give(Input::BmcAnswered { id, off: true });
-    hear_for(&mut rig, 2_000, &behind);
-    assert!(!ordered(&mut rig, promotes), "it talks, so it is not off");
+    rig.hear_for(2_000, &behind);
+    assert!(!rig.ordered(promotes), "it talks, so it is not off");
 }
 
 #[test]
 fn a_peer_that_an_operator_called_off_is_left_alone() {
-    let mut rig = stuck();
+    let mut rig = Rig::stuck();
     rig.give(Input::BmcConfigured(true));
     rig.give(Input::OperatorDeclares);
     assert!(rig.core.durable().solo);
     rig.wait(600_000);
     let touched = |effect: &Effect| matches!(effect, Effect::FencePeer { .. }) || ons(effect);
-    assert!(!ordered(&mut rig, touched));
+    assert!(!rig.ordered(touched));
 }
 
 #[test]
@@ -136,9 +136,9 @@ fn without_a_bmc_nothing_changes() {
     rig.give(Input::BmcConfigured(false));
     rig.orders();
     rig.wait(17_000);
-    assert!(shots(&mut rig).is_empty() && !ordered(&mut rig, promotes));
+    assert!(shots(&mut rig).is_empty() && !rig.ordered(promotes));
     rig.wait(8_000);
-    assert!(ordered(&mut rig, promotes), "T_fence still counts");
+    assert!(rig.ordered(promotes), "T_fence still counts");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn the_peers_return_ends_it() {
     rig.give(Input::BmcAnswered { id, off: true });
     rig.give(Input::LinkChanged(link(true)));
     let back = PeerBody { epoch: rig.core.durable().epoch, in_sync: [ME].into(), ..peer() };
-    hear_for(&mut rig, 4_000, &back);
+    rig.hear_for(4_000, &back);
     assert!(rig.core.durable().paired() && !rig.core.durable().fenced);
     assert_eq!(rig.core.durable().owners.values().filter(|slot| **slot == PEER).count(), 0);
 }

@@ -8,7 +8,7 @@ use agent_core::{
 };
 use provisioning_protocol::ids::{Epoch, NodeSlot, VmName};
 use provisioning_protocol::peer::{LocalWitness, Path, PeerBody, PeerState};
-use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessSwap};
+use provisioning_protocol::witness::{WitnessAnswer, WitnessRecord, WitnessState, WitnessSwap};
 use std::sync::Arc;
 
 pub const ME: NodeSlot = NodeSlot::B;
@@ -114,6 +114,15 @@ impl Rig {
         rig
     }
 
+    /// Frozen: its peer is lost, and only that one may go on alone.
+    pub fn stuck() -> Self {
+        let mut rig = Self::in_step(DurableState { tie: Tie::Node(PEER), ..paired() }, &[]);
+        rig.lose_peer();
+        rig.wait(10_000);
+        rig.orders();
+        rig
+    }
+
     pub fn give(&mut self, input: Input) {
         let effects = self.core.step(Millis(self.now), input);
         let tokens: Vec<u64> = effects
@@ -153,6 +162,41 @@ impl Rig {
             self.now += 100;
             self.give(Input::Tick);
         }
+    }
+
+    /// Hears this for a while, five times a second.
+    pub fn hear_for(&mut self, ms: u64, body: &PeerBody) {
+        for _ in 0..ms / 200 {
+            self.hear(body.clone());
+            self.wait(200);
+        }
+    }
+
+    /// Passes time with a witness that answers; the peer says this, if anything.
+    pub fn live(&mut self, witness: &mut WitnessState, ms: u64, peer: Option<&PeerBody>) {
+        for _ in 0..ms / 200 {
+            if let Some(body) = peer {
+                self.hear(body.clone());
+            }
+            self.wait(200);
+            for order in self.orders() {
+                match order {
+                    Effect::AskWitness { swap, .. } => {
+                        let answer = witness.swap(&swap);
+                        self.answer(answer.request_id, answer.granted, answer.record);
+                    }
+                    Effect::ReadWitness { request_id, .. } => {
+                        self.answer(request_id, false, witness.record.clone());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Whether something like this was ordered since the last look.
+    pub fn ordered(&mut self, wanted: impl Fn(&Effect) -> bool) -> bool {
+        self.orders().iter().any(wanted)
     }
 
     /// The whole server stands still.
