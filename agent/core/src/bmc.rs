@@ -21,7 +21,7 @@ const ANSWER_MS: u64 = 15_000;
 const REST_MS: u64 = 10_000;
 /// Between two orders to switch on ...
 const ON_AGAIN_MS: u64 = 60_000;
-/// ... and at most so many ...
+/// ... and at most so many after an order to switch off ...
 const ON_MAX: usize = 3;
 /// ... within this long.
 const ON_WINDOW_MS: u64 = 3_600_000;
@@ -133,6 +133,8 @@ impl Core {
         if wanted && self.durable.fenced && self.bmc.asked.is_none() && rested {
             self.bmc.last_id += 1;
             self.bmc.asked = Some((self.bmc.last_id, now));
+            // Who switches it off owes it the way back, however often it was switched on before.
+            self.bmc.on_at.clear();
             self.out.push(Effect::FencePeer { id: self.bmc.last_id });
         }
         if self.wants_peer_on() && self.bmc.may_order_on(now) {

@@ -2,9 +2,10 @@
 //! Rule R7: the other server's BMC.
 
 use crate::claim;
-use crate::rig::{ME, PEER, Rig, link, paired, peer};
-use agent_core::{DurableState, Effect, Input};
-use provisioning_protocol::peer::{PeerBody, PeerState};
+use crate::rig::{ME, PEER, Rig, link, paired, peer, record, vm};
+use agent_core::{DurableState, Effect, Input, Placement, VmRun};
+use provisioning_protocol::peer::{Handover, PeerBody, PeerState};
+use provisioning_protocol::witness::WitnessState;
 
 fn promotes(effect: &Effect) -> bool {
     matches!(effect, Effect::Promote { .. })
@@ -48,6 +49,44 @@ fn a_confirmed_power_off_starts_the_peers_vms_at_once_and_it_is_switched_on_agai
     assert!(!rig.ordered(ons), "switched on in a rush");
     rig.wait(600_000);
     assert_eq!(rig.orders().into_iter().filter(ons).count(), 2, "three in an hour at most");
+}
+
+#[test]
+fn who_switches_the_peer_off_again_within_the_hour_switches_it_on_again_too() {
+    let mut rig = Rig::in_step(paired(), &[]);
+    rig.give(Input::BmcConfigured(true));
+    let mut witness = WitnessState { record: record(), last: None };
+    rig.lose_peer();
+    rig.live(&mut witness, 5_000, None);
+    rig.give(Input::BmcAnswered { id: 1, off: true });
+    rig.give(Input::PromoteDone { vm: vm(), ok: true });
+    rig.give(Input::VmState { vm: vm(), state: VmRun::Running });
+    rig.wait(600_000);
+    assert_eq!(rig.orders().into_iter().filter(ons).count(), 3, "all there are in an hour");
+    // It comes back, gets its VM again, and is lost once more.
+    let at = |rig: &Rig, body: PeerBody| PeerBody { epoch: rig.core.durable().epoch, ..body };
+    let without = PeerBody { owners: [(vm(), ME)].into(), running: [].into(), ..peer() };
+    rig.give(Input::LinkChanged(link(true)));
+    let behind = at(&rig, PeerBody { in_sync: [ME].into(), ..without.clone() });
+    rig.live(&mut witness, 4_000, Some(&behind));
+    let joined = at(&rig, without.clone());
+    rig.live(&mut witness, 4_000, Some(&joined));
+    rig.give(Input::Placement(Placement { drained: Some(ME), rebalance: false }));
+    let receives = Some(Handover { vm: vm(), ticket: None });
+    let agreed = PeerBody { moves: [(vm(), PEER)].into(), receives, ..joined };
+    rig.live(&mut witness, 1_000, Some(&agreed));
+    rig.give(Input::VmState { vm: vm(), state: VmRun::Stopped });
+    rig.live(&mut witness, 1_000, Some(&agreed));
+    rig.give(Input::DemoteDone { vm: vm(), ok: true });
+    rig.live(&mut witness, 1_000, Some(&agreed));
+    let taken = PeerBody { owners: [(vm(), PEER)].into(), ..agreed };
+    rig.live(&mut witness, 1_000, Some(&taken));
+    assert!(rig.core.durable().paired() && rig.core.durable().owners[&vm()] == PEER);
+    rig.lose_peer();
+    rig.live(&mut witness, 5_000, None);
+    rig.give(Input::BmcAnswered { id: 2, off: true });
+    rig.wait(12_000);
+    assert!(rig.ordered(ons), "it stays off");
 }
 
 #[test]
