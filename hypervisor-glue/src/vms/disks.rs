@@ -8,7 +8,7 @@
 use super::VmDisk;
 use super::qmp::Qmp;
 use crate::error::{GlueError, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 const SECTOR_BYTES: u64 = 512;
@@ -53,9 +53,8 @@ pub(super) async fn hand_over(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
 }
 
 /// Removes the placeholders, which nothing uses any more.
-pub(super) async fn tidy(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
-    let empty = |index| ("blockdev-del", json!({ "node-name": empty_node(index) }));
-    qmp.execute_all((0..disks.len()).map(empty).collect()).await
+pub(super) fn tidy(disks: &[VmDisk]) -> impl Iterator<Item = (&'static str, Value)> {
+    (0..disks.len()).map(|index| ("blockdev-del", json!({ "node-name": empty_node(index) })))
 }
 
 /// Bytes of each disk's block device.

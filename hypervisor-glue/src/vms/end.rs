@@ -7,7 +7,9 @@ use super::unit_name;
 use crate::error::{GlueError, Result};
 use provisioning_protocol::ids::VmName;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setpriority_process,
+};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -31,6 +33,21 @@ impl Held {
             Ok(fd) => Ok(Some(Self { pid, fd })),
             Err(Errno::SRCH) => Ok(None),
             Err(err) => Err(failed("take hold of", pid, err)),
+        }
+    }
+
+    /// Lets these of its threads go before all others of its unit by so many steps (setpriority(2)), or no more.
+    /// What is no thread of it is left alone.
+    pub fn prefer(&self, threads: &[u32], steps: u8) {
+        for thread in threads {
+            let known =
+                Path::new("/proc").join(self.pid.to_string()).join("task").join(thread.to_string());
+            let id = i32::try_from(*thread).ok().and_then(Pid::from_raw);
+            if let Some(id) = id.filter(|_| known.exists())
+                && let Err(error) = setpriority_process(Some(id), -i32::from(steps))
+            {
+                tracing::debug!(%error, thread, "a thread keeps its priority");
+            }
         }
     }
 

@@ -8,11 +8,13 @@
 use super::qmp::Qmp;
 use super::systemd::SystemdVms;
 use super::{RunningVm, VmLaunch, VmState, Vms};
-use crate::error::{GlueError, Result, error_chain};
+use crate::error::{GlueError, Result};
 use provisioning_protocol::ids::VmName;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -21,13 +23,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// A guest that changes its memory faster than it can be sent does not get longer than this.
 const STREAM_LIMIT: Duration = Duration::from_secs(600);
-/// For the last of the memory, by QEMU's estimate; half of what it allows itself, as the volumes have to
+/// For the last of the memory, by QEMU's estimate; a sixth of what it allows itself, as the volumes have to
 /// change hands after it.
-const DOWNTIME_MS: u32 = 150;
+const DOWNTIME_MS: u32 = 50;
 /// After so many passes over the memory it is doubled for a guest that does not come to an end ...
 const PASSES: u64 = 3;
 /// ... so often at most.
-const DOUBLED_MAX: u32 = 3;
+const DOUBLED_MAX: u32 = 4;
 /// QEMU connects at once.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What QEMU needs to end a stream one way or the other.
@@ -38,6 +40,11 @@ const POLL: Duration = Duration::from_millis(25);
 const CALM_POLL: Duration = Duration::from_millis(200);
 /// With so much left, in bytes, a stream may end before the next look.
 const NEARLY: u64 = 8 << 20;
+/// A stream takes all the processor it can get; its guest goes before it.
+const GUEST_FIRST: u8 = 10;
+const VCPUS_MAX: usize = 512;
+/// QEMU's event for each step of a stream.
+const STEP: &str = "MIGRATION";
 
 /// How a stream stands, in QEMU's words (`query-migrate`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +77,62 @@ fn downtime_ms(answer: &Value) -> u32 {
     DOWNTIME_MS << doubled.min(DOUBLED_MAX)
 }
 
-/// Both ends speak of errors on the way back, so that "completed" means that the other one has all.
+/// Conversations with QEMUs that have all of their memory, kept for the moment they may go on: a guest
+/// stands still by then.
+#[derive(Default)]
+pub(super) struct Arrivals(Mutex<BTreeMap<VmName, (u64, Qmp)>>);
+
+impl Arrivals {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<VmName, (u64, Qmp)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a conversation: somebody else wants to talk.
+    pub fn forget(&self, vm: &VmName) {
+        self.all().remove(vm);
+    }
+
+    fn take(&self, vm: &VmName, ticket: u64) -> Option<Qmp> {
+        self.all().remove(vm).filter(|(of, _)| *of == ticket).map(|(_, qmp)| qmp)
+    }
+}
+
+/// The threads of a guest's processors (`query-cpus-fast`).
+fn vcpus(answer: &Value) -> Vec<u32> {
+    let list = answer.as_array().into_iter().flatten().take(VCPUS_MAX);
+    let id = |cpu: &Value| cpu.get("thread-id").and_then(Value::as_u64);
+    list.filter_map(id).filter_map(|id| u32::try_from(id).ok()).collect()
+}
+
+/// Waits until QEMU knows that it has all of its memory.
+async fn whole(qmp: &mut Qmp, vm: &VmName) -> Result<()> {
+    let until = Instant::now() + SETTLE_LIMIT;
+    while stream_of(&qmp.execute("query-migrate", None).await?) != Stream::Completed {
+        if Instant::now() >= until {
+            let reason = "the memory that was received is not whole";
+            return Err(GlueError::refused(format!("go on with VM {vm}"), reason));
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Both ends speak of errors on the way back, so that "completed" means that the other one has all. QEMU
+/// tells of each step.
 async fn agree(qmp: &mut Qmp) -> Result<()> {
-    let list = json!({ "capabilities": [{ "capability": "return-path", "state": true }] });
+    let on = |name: &str| json!({ "capability": name, "state": true });
+    let list = json!({ "capabilities": [on("return-path"), on("events")] });
     qmp.execute("migrate-set-capabilities", Some(list)).await.map(drop)
 }
 
 async fn allow(qmp: &mut Qmp, downtime_ms: u32) -> Result<()> {
     let limit = json!({ "downtime-limit": downtime_ms });
     qmp.execute("migrate-set-parameters", Some(limit)).await.map(drop)
+}
+
+/// The switches of the LAN still send to the other server.
+fn announce() -> (&'static str, Value) {
+    ("announce-self", json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 }))
 }
 
 fn uri(socket: &Path) -> Value {
@@ -101,24 +155,29 @@ impl SystemdVms {
         copy_bidirectional(&mut wire, &mut qemu).await.map(drop).map_err(lost)
     }
 
-    /// Lets a QEMU that has received its memory go on.
-    pub(super) async fn go_on(&self, launch: &VmLaunch) -> Result<RunningVm> {
+    /// The memory is over: what can be asked before the volumes are here is asked now.
+    pub(super) async fn keep_ready(&self, vm: &VmName, ticket: u64) -> Result<()> {
+        let mut qmp = self.qmp(vm).await?;
+        whole(&mut qmp, vm).await?;
+        self.arrived.all().insert(vm.clone(), (ticket, qmp));
+        Ok(())
+    }
+
+    /// Lets a QEMU that has received its memory under this ticket go on.
+    pub(super) async fn go_on(&self, launch: &VmLaunch, ticket: u64) -> Result<RunningVm> {
         let name = &launch.name;
-        let mut qmp = self.qmp(name).await?;
-        let until = Instant::now() + SETTLE_LIMIT;
-        while stream_of(&qmp.execute("query-migrate", None).await?) != Stream::Completed {
-            if Instant::now() >= until {
-                let reason = "the memory that was received is not whole";
-                return Err(GlueError::refused(format!("go on with VM {name}"), reason));
+        let mut qmp = match self.arrived.take(name, ticket) {
+            Some(qmp) => qmp,
+            None => {
+                let mut qmp = self.qmp(name).await?;
+                whole(&mut qmp, name).await?;
+                qmp
             }
-            sleep(POLL).await;
-        }
-        self.release(&mut qmp, launch).await?;
-        // The switches of the LAN still send to the other server.
-        let often = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
-        if let Err(err) = qmp.execute("announce-self", Some(often)).await {
-            tracing::warn!(vm = %name, error = error_chain(&err), "not announced on the LAN");
-        }
+        };
+        let start = Instant::now();
+        self.release(&mut qmp, launch, vec![announce()]).await?;
+        let released_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(vm = %name, released_ms, "a VM's guest goes on");
         let Some(pid) = self.main_pid(name).await? else {
             return Err(GlueError::Missing { what: format!("QEMU of VM {name}") });
         };
@@ -134,6 +193,7 @@ impl SystemdVms {
     ) -> Result<bool> {
         // While the guest stands still systemd is not asked for it.
         let qemu = self.hold(vm).await?;
+        let vcpus = vcpus(&self.qmp(vm).await?.execute("query-cpus-fast", None).await?);
         let pump = match self.begin(vm, wire).await {
             Ok(pump) => pump,
             Err(err) => {
@@ -141,8 +201,11 @@ impl SystemdVms {
                 return Err(err);
             }
         };
+        let prefer = |steps| qemu.iter().for_each(|qemu| qemu.prefer(&vcpus, steps));
+        prefer(GUEST_FIRST);
         let whole = self.follow(vm, off).await;
         if !matches!(whole, Ok(true)) {
+            prefer(0);
             // First the stream, so that QEMU can come to an end of it.
             pump.abort();
             self.call_off(vm).await?;
@@ -181,33 +244,46 @@ impl SystemdVms {
     async fn follow(&self, vm: &VmName, mut off: watch::Receiver<bool>) -> Result<bool> {
         let until = Instant::now() + STREAM_LIMIT;
         let mut allowed_ms = DOWNTIME_MS;
+        let mut kept = None;
         loop {
             if *off.borrow_and_update() {
                 return Ok(false);
             }
-            let mut qmp = self.qmp(vm).await?;
+            let mut qmp = match kept.take() {
+                Some(qmp) => qmp,
+                None => self.qmp(vm).await?,
+            };
             let answer = qmp.execute("query-migrate", None).await?;
             if downtime_ms(&answer) > allowed_ms {
                 allowed_ms = downtime_ms(&answer);
                 allow(&mut qmp, allowed_ms).await?;
             }
-            // QEMU talks to one at a time.
-            drop(qmp);
             match stream_of(&answer) {
                 Stream::Completed => {
                     let ms = |name: &str| answer.get(name).and_then(Value::as_u64);
                     let (stopped_ms, all_ms) = (ms("downtime"), ms("total-time"));
-                    tracing::info!(%vm, stopped_ms, all_ms, "a VM's memory is over");
+                    tracing::info!(%vm, stopped_ms, allowed_ms, all_ms, "a VM's memory is over");
                     return Ok(true);
                 }
                 Stream::Ended => return Ok(false),
                 Stream::UnderWay if Instant::now() >= until => return Ok(false),
                 Stream::UnderWay => {}
             }
-            let poll = if nearly_over(&answer) { POLL } else { CALM_POLL };
-            // A dropped sender is an agent on its way out: nobody would vouch for the memory.
-            if let Ok(Err(_)) = timeout(poll, off.changed()).await {
-                return Ok(false);
+            let looked = async {
+                if nearly_over(&answer) {
+                    // The guest stands still soon: QEMU's word is waited for.
+                    qmp.event(STEP, CALM_POLL).await
+                } else {
+                    // QEMU talks to one at a time.
+                    drop(qmp);
+                    sleep(CALM_POLL).await;
+                    Ok(None)
+                }
+            };
+            tokio::select! {
+                looked = looked => kept = looked?,
+                // A dropped sender is an agent on its way out: nobody would vouch for the memory.
+                changed = off.changed() => if changed.is_err() { return Ok(false) },
             }
         }
     }
@@ -282,9 +358,16 @@ mod tests {
     fn a_guest_that_does_not_come_to_an_end_may_be_stopped_for_longer_within_limits() {
         let limit = |passes: u64| downtime_ms(&json!({ "ram": { "dirty-sync-count": passes } }));
         let passes = [0, 1, 2, 3, 5, 6, 8, 9, 900];
-        assert_eq!(passes.map(limit), [150, 150, 150, 300, 300, 600, 600, 1200, 1200]);
-        assert_eq!(limit(u64::MAX), 1200);
-        assert_eq!(downtime_ms(&json!({ "status": "setup" })), 150);
+        assert_eq!(passes.map(limit), [50, 50, 50, 100, 100, 200, 200, 400, 800]);
+        assert_eq!(limit(u64::MAX), 800);
+        assert_eq!(downtime_ms(&json!({ "status": "setup" })), 50);
+    }
+
+    #[test]
+    fn a_guests_processors_are_known_by_their_threads() {
+        let answer = json!([{ "thread-id": 41, "cpu-index": 0 }, { "thread-id": -1 }, {}, 7]);
+        assert_eq!(vcpus(&answer), [41]);
+        assert!(vcpus(&json!({ "thread-id": 41 })).is_empty());
     }
 
     #[test]
@@ -292,6 +375,35 @@ mod tests {
         let close = |left: u64| nearly_over(&json!({ "ram": { "remaining": left } }));
         assert!(close(0) && close(1 << 20) && !close(100 << 20));
         assert!(!nearly_over(&json!({ "status": "setup" })));
+    }
+
+    #[tokio::test]
+    async fn a_kept_conversation_is_for_its_own_ticket_and_ends_when_somebody_else_talks() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = dir.path().join("qmp.sock");
+        let listener = UnixListener::bind(&socket).expect("bound");
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let words = b"{\"QMP\":{}}\n{\"return\":{},\"id\":1}\n";
+                tokio::io::AsyncWriteExt::write_all(&mut stream, words).await.expect("greeted");
+                tokio::spawn(async move {
+                    let mut stream = stream;
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                });
+            }
+        });
+        let (vm, kept) = (VmName::new("till").expect("valid"), Arrivals::default());
+        let talk = || Qmp::connect(&socket, CONNECT_LIMIT);
+        let keep = |qmp| drop(kept.all().insert(vm.clone(), (7, qmp)));
+        keep(talk().await.expect("connected"));
+        assert!(kept.take(&vm, 8).is_none(), "another stream's");
+        assert!(kept.take(&vm, 7).is_none(), "it is not kept for a second question");
+        keep(talk().await.expect("connected"));
+        kept.forget(&vm);
+        assert!(kept.take(&vm, 7).is_none());
+        keep(talk().await.expect("connected"));
+        assert!(kept.take(&vm, 7).is_some());
     }
 
     #[tokio::test]

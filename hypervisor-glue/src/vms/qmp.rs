@@ -100,6 +100,24 @@ impl Qmp {
             .map(drop)
     }
 
+    /// Waits until QEMU tells of this event, or for so long. In the second case the conversation is over,
+    /// as half a line of it may be lost.
+    ///
+    /// # Errors
+    /// If QEMU hangs up or says nonsense.
+    pub async fn event(mut self, event: &str, wait: Duration) -> Result<Option<Self>> {
+        let told = async {
+            for _ in 0..EVENTS_MAX {
+                let line = self.line(event).await?;
+                if line.get("event").and_then(Value::as_str) == Some(event) {
+                    return Ok(Some(self));
+                }
+            }
+            Err(GlueError::parse(format!("QEMU's event {event}"), "endless others"))
+        };
+        timeout(wait, told).await.unwrap_or(Ok(None))
+    }
+
     async fn exchange(
         &mut self,
         command: &str,
@@ -246,6 +264,26 @@ mod tests {
         let socket = fake(dir.path(), &[&[r#"{"event":"STOP"}"#]]);
         let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
         qmp.execute_or_event("stop", "STOP").await.expect("told, though it never answered");
+    }
+
+    #[tokio::test]
+    async fn an_event_is_waited_for_among_others_and_silence_ends_the_conversation() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = fake(
+            dir.path(),
+            &[
+                &[r#"{"return":{},"id":2}"#, r#"{"event":"OTHER"}"#, r#"{"event":"MIGRATION"}"#],
+                &[r#"{"return":{"status":"completed"},"id":3}"#],
+            ],
+        );
+        let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
+        qmp.execute("migrate", None).await.expect("answered");
+        let told = qmp.event("MIGRATION", LIMIT).await.expect("no nonsense");
+        let mut qmp = told.expect("it was told");
+        let answer = qmp.execute("query-migrate", None).await.expect("in step");
+        assert_eq!(answer["status"], "completed");
+        let told = qmp.event("MIGRATION", Duration::from_millis(20)).await.expect("no nonsense");
+        assert!(told.is_none());
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! VMs as transient systemd units, controlled over QMP.
 
 use super::halt::{ended, halted};
+use super::live::Arrivals;
 use super::qemu::{OVMF_VARS, Places, command_line};
 use super::qmp::Qmp;
 use super::unit::{Grant, Properties, SEED, properties};
@@ -48,6 +49,7 @@ pub struct SystemdVms {
     state: PathBuf,
     credentials: PathBuf,
     loads: Mutex<BTreeMap<VmName, Arc<Load>>>,
+    pub(super) arrived: Arrivals,
 }
 
 /// Who may load, start or discard a VM's QEMU, one at a time; inside: what it was loaded for.
@@ -88,6 +90,7 @@ impl SystemdVms {
             state: "/var/lib".into(),
             credentials: "/run/credentials".into(),
             loads: Mutex::default(),
+            arrived: Arrivals::default(),
         })
     }
 
@@ -118,6 +121,8 @@ impl SystemdVms {
     }
 
     pub(super) async fn qmp(&self, vm: &VmName) -> Result<Qmp> {
+        // QEMU talks to one at a time.
+        self.arrived.forget(vm);
         Qmp::connect(&self.qmp_socket(vm), QMP_LIMIT).await
     }
 
@@ -298,13 +303,19 @@ impl SystemdVms {
         properties(launch, grant)
     }
 
-    /// Gives a loaded QEMU its volumes and lets its vCPUs run.
-    pub(super) async fn release(&self, qmp: &mut Qmp, launch: &VmLaunch) -> Result<()> {
+    /// Gives a loaded QEMU its volumes and lets its vCPUs run; then runs these commands, too.
+    pub(super) async fn release(
+        &self,
+        qmp: &mut Qmp,
+        launch: &VmLaunch,
+        mut then: Vec<(&'static str, serde_json::Value)>,
+    ) -> Result<()> {
         disks::hand_over(qmp, &launch.disks).await?;
         self.mark_receiving(&launch.name, false)?;
         qmp.execute("cont", None).await?;
-        if let Err(err) = disks::tidy(qmp, &launch.disks).await {
-            tracing::warn!(vm = %launch.name, error = crate::error::error_chain(&err), "placeholders stay");
+        then.extend(disks::tidy(&launch.disks));
+        if let Err(err) = qmp.execute_all(then).await {
+            tracing::warn!(vm = %launch.name, error = crate::error::error_chain(&err), "the VM runs, but");
         }
         Ok(())
     }
@@ -413,7 +424,13 @@ impl Vms for SystemdVms {
             let operation = format!("take the memory of VM {vm}");
             return Err(GlueError::refused(operation, "no QEMU waits for it"));
         }
-        self.carry_in(vm, wire).await
+        self.carry_in(vm, wire).await?;
+        // As long as this takes nobody starts or discards the VM.
+        let loaded = load.lock().await;
+        if loaded.as_ref().is_some_and(|it| it.ticket == Some(ticket)) {
+            self.keep_ready(vm, ticket).await?;
+        }
+        Ok(())
     }
 
     async fn hand(&self, vm: &VmName, wire: TcpStream, off: watch::Receiver<bool>) -> Result<bool> {
@@ -433,9 +450,11 @@ impl Vms for SystemdVms {
     async fn start(&self, launch: &VmLaunch, resume: Option<u64>) -> Result<RunningVm> {
         let load = self.load_of(&launch.name);
         let mut loaded = load.lock().await;
-        if resume.is_some() && loaded.as_ref().is_some_and(|it| it.ticket == resume) {
+        if let Some(ticket) = resume
+            && loaded.as_ref().is_some_and(|it| it.ticket == resume)
+        {
             *loaded = None;
-            match self.go_on(launch).await {
+            match self.go_on(launch, ticket).await {
                 Ok(running) => {
                     tracing::info!(vm = %launch.name, pid = running.pid, "VM goes on");
                     return Ok(running);
@@ -448,7 +467,8 @@ impl Vms for SystemdVms {
         }
         let running = self.load(launch, None, &mut loaded).await?;
         *loaded = None;
-        let released = async { self.release(&mut self.qmp(&launch.name).await?, launch).await };
+        let released =
+            async { self.release(&mut self.qmp(&launch.name).await?, launch, Vec::new()).await };
         if let Err(err) = released.await {
             // Half started is neither: what is left must not run later.
             self.kill(&launch.name).await?;
