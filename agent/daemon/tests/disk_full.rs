@@ -12,7 +12,9 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+const LIMIT: Duration = Duration::from_secs(20);
 /// Set in the child that runs in namespaces of its own.
 const INSIDE: &str = "FORECOURT_TEST_NAMESPACE";
 
@@ -67,14 +69,18 @@ fn a_full_disk_leaves_the_newest_state_and_takes_the_next_one_later() {
     slots.store(&[1; 3000]).unwrap();
     slots.store(&[2; 3000]).unwrap();
     disk.fill();
-    let error = slots.store(&[3; 3000]).unwrap_err();
+    let longer = [3; 9000];
+    let error = slots.store(&longer).unwrap_err();
     assert!(format!("{error:?}").contains("StorageFull"), "{error:?}");
     assert_eq!(Slots::open(dir, "pair").unwrap().1, Some(vec![2; 3000]));
     let left = std::fs::read_dir(dir).unwrap().count();
     assert_eq!(left, 3, "two slots and the filler: what was begun must be gone");
+    // One as long as before needs no room.
+    slots.store(&[4; 3000]).unwrap();
+    assert_eq!(Slots::open(dir, "pair").unwrap().1, Some(vec![4; 3000]));
     disk.make_room();
-    slots.store(&[3; 3000]).unwrap();
-    assert_eq!(Slots::open(dir, "pair").unwrap().1, Some(vec![3; 3000]));
+    slots.store(&longer).unwrap();
+    assert_eq!(Slots::open(dir, "pair").unwrap().1, Some(longer.to_vec()));
 }
 
 #[test]
@@ -102,16 +108,19 @@ fn on_a_full_disk_events_still_reach_people_and_it_says_so_until_there_is_room()
     // As long as a page: it needs room of its own.
     let long = |word: &str| word.repeat(500 / word.len());
     (0..8).for_each(|_| hub.event("before", long("a")));
+    assert!(hub.settle(LIMIT));
     disk.fill();
     for _ in 0..16 {
         hub.event("lost", long("b"));
     }
+    assert!(hub.settle(LIMIT));
     let problems = hub.server().problems;
     assert!(problems.iter().any(|words| words.contains("cannot be written")), "{problems:?}");
     assert_eq!(hub.local().events.last().unwrap().code, "lost", "the console shows it");
     assert!(hub.batch().0.iter().any(|event| event.code == "lost"), "HQ gets it");
     disk.make_room();
     hub.event("after", "there is room");
+    assert!(hub.settle(LIMIT));
     assert!(hub.server().problems.is_empty());
     let kept = causes().last(100);
     assert!(kept.iter().all(|event| event.text.len() >= 12), "a part of a line was kept");

@@ -4,4 +4,5 @@
 pub mod causes;
 pub mod file;
 pub mod lifetime;
+pub mod recorder;
 pub mod slots;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two checksummed slots: what the pair agreed on survives a power cut in the middle of a write.
 //!
-//! The older slot is overwritten, the file and the folder are synced, and only then does the
-//! caller go on. A slot: magic, sequence number, length, payload, SHA-256 over all before it.
+//! The older slot is overwritten and synced, and only then does the caller go on. A slot: magic,
+//! sequence number, length, payload, SHA-256 over all before it. A guest may stand still while one
+//! is written, so payloads should be of few lengths: one as long as before is written in its place.
 
 use super::file::{self, FileError, Mode};
 use sha2::{Digest as _, Sha256};
@@ -68,7 +69,10 @@ impl Slots {
     pub fn store(&mut self, payload: &[u8]) -> Result<(), FileError> {
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "the core's state has a bound");
         let (at, seq) = self.newest.map_or((0, 1), |(at, seq)| (1 - at, seq + 1));
-        file::replace(&self.paths[at], &encode(seq, payload), Mode::Public, true)?;
+        let (path, bytes) = (&self.paths[at], encode(seq, payload));
+        if !file::overwrite(path, &bytes)? {
+            file::replace(path, &bytes, Mode::Public, true)?;
+        }
         self.newest = Some((at, seq));
         Ok(())
     }
@@ -144,6 +148,28 @@ mod tests {
         }
         std::fs::write(&newest, &whole).unwrap();
         assert_eq!(reopen(dir.path()).as_deref(), Some(&b"after"[..]));
+    }
+
+    #[test]
+    fn a_payload_as_long_as_before_is_written_in_its_place_and_another_replaces_the_file() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let inode = || std::fs::metadata(dir.path().join("pair.0")).unwrap().ino();
+        let (mut slots, _) = Slots::open(dir.path(), "pair").unwrap();
+        slots.store(b"first").unwrap();
+        // It stays, so that its number cannot be given to another file.
+        let link = dir.path().join("held");
+        std::fs::hard_link(dir.path().join("pair.0"), &link).unwrap();
+        let before = inode();
+        for payload in [&b"other"[..], b"third"] {
+            slots.store(payload).unwrap();
+            assert_eq!(reopen(dir.path()).as_deref(), Some(payload));
+        }
+        assert_eq!(inode(), before);
+        slots.store(b"other").unwrap();
+        slots.store(b"longer").unwrap();
+        assert_ne!(inode(), before);
+        assert_eq!(reopen(dir.path()).as_deref(), Some(&b"longer"[..]));
     }
 
     #[test]

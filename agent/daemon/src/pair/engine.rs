@@ -13,6 +13,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const TICK: Duration = Duration::from_millis(100);
 /// Inputs taken in one go before the clock is looked at again.
 const BATCH_MAX: usize = 32;
+/// The pair's state grows by such steps on the disk.
+const STEP_BYTES: usize = 1024;
 /// Inputs waiting: far more than all workers together can have open.
 pub const INPUTS_MAX: usize = 1024;
 
@@ -28,6 +30,14 @@ pub fn durable(payload: Option<Vec<u8>>) -> Option<DurableState> {
             None
         }
     }
+}
+
+/// A slot's payload of few lengths, so that it is written in the place of the one before
+/// ([`Slots::store`](crate::durable::slots::Slots::store)); JSON may end in blanks.
+pub(super) fn to_slot(state: &DurableState) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(state).expect("plain data becomes JSON");
+    bytes.resize(bytes.len().next_multiple_of(STEP_BYTES), b' ');
+    bytes
 }
 
 /// The loop.
@@ -100,5 +110,22 @@ impl Engine {
         }
         self.hub.update(|state| state.pair = Some(status.clone()));
         self.shown = Some(status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use provisioning_protocol::ids::{Epoch, NodeSlot};
+
+    #[test]
+    fn states_of_about_the_same_size_are_as_long_in_a_slot_and_are_read_back() {
+        let state = |n: u64| DurableState { epoch: Epoch(n), ..DurableState::fresh(NodeSlot::A) };
+        let lengths = [0, 9, 10, u64::MAX].map(|n| {
+            let bytes = to_slot(&state(n));
+            assert_eq!(durable(Some(bytes.clone())), Some(state(n)));
+            bytes.len()
+        });
+        assert_eq!(lengths, [lengths[0]; 4]);
     }
 }

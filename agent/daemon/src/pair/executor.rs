@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries out the core's effects: in the order given, none holding up the next.
 
+use super::engine::to_slot;
 use super::evict::{evict, rejoin};
 use super::helper::Helpers;
 use super::lane::Lane;
@@ -14,7 +15,7 @@ use crate::peer::link::PeerLink;
 use crate::peer::memory::MemoryLink;
 use crate::status::{Concern, Hub};
 use crate::vms::launch::launch;
-use crate::vms::watch::Watch;
+use crate::vms::watch::{Doing, Watch};
 use agent_core::{DurableState, Effect, Input, VmRun, WitnessAt};
 use async_trait::async_trait;
 use hypervisor_glue::network::Network;
@@ -30,6 +31,8 @@ use tokio::task::JoinSet;
 
 /// A guest that has not shut down by then is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
+/// A reset waits so long for its cause to be on the disk.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 const PERSIST_RETRY: Duration = Duration::from_millis(500);
 
 /// The witnesses, real or not.
@@ -176,7 +179,7 @@ impl Executor {
                 let (ok, free) = evict(&parts.hands, &parts.vms, &vms).await;
                 parts.hub.event("evicted", evicted(&vms, ok));
                 for vm in vms.iter().filter(|_| ok) {
-                    parts.watch.set(vm, VmRun::Stopped, false).await;
+                    parts.watch.set(vm, VmRun::Stopped, Doing::Nothing).await;
                 }
                 parts.tell(Input::EvictDone { ok }).await;
                 for spec in &free {
@@ -237,6 +240,9 @@ impl Executor {
             Effect::RenewLease => parts.watchdog.ask(Wish::Renew),
             Effect::Reset { cause } => {
                 parts.hub.event("reset", cause);
+                if !parts.hub.settle(LAST_WORDS) {
+                    tracing::warn!("the cause of this reset is not on the disk");
+                }
                 (parts.reset)();
             }
             Effect::Report { cause } => parts.hub.event(event_code(cause.code), cause.text),
@@ -276,7 +282,7 @@ impl Parts {
 }
 
 async fn persist(parts: Arc<Parts>, slots: Arc<Mutex<Slots>>, token: u64, state: DurableState) {
-    let bytes = serde_json::to_vec(&state).expect("plain data becomes JSON");
+    let bytes = to_slot(&state);
     loop {
         let (slots, bytes) = (slots.clone(), bytes.clone());
         let stored = tokio::task::spawn_blocking(move || {
@@ -352,7 +358,7 @@ async fn discard(parts: Arc<Parts>, vm: VmName) {
 async fn start(parts: Arc<Parts>, vm: VmName, resume: Option<u64>) {
     let object = vm.as_str();
     // From now on its vCPUs may run.
-    parts.watch.set(&vm, VmRun::Running, true).await;
+    parts.watch.set(&vm, VmRun::Running, Doing::Starting).await;
     let result = match parts.launch(&vm).await {
         Some(launch) => parts.vms.start(&launch, resume).await.map_err(|err| error_chain(&err)),
         None => Err("its volumes are not set up on this server".to_owned()),
@@ -361,7 +367,7 @@ async fn start(parts: Arc<Parts>, vm: VmName, resume: Option<u64>) {
         Ok(running) => {
             parts.hub.event("vm_started", format!("{vm} started (process {})", running.pid));
             parts.hub.problem(Concern::Vm, object, None);
-            parts.watch.set(&vm, VmRun::Running, false).await;
+            parts.watch.set(&vm, VmRun::Running, Doing::Nothing).await;
         }
         Err(text) => {
             tracing::error!(vm = object, error = text, "VM not started");
@@ -371,7 +377,7 @@ async fn start(parts: Arc<Parts>, vm: VmName, resume: Option<u64>) {
                 Some(format!("VM {vm} cannot be started: {text}")),
             );
             let run = run_of(&parts, &vm).await;
-            parts.watch.set(&vm, run, false).await;
+            parts.watch.set(&vm, run, Doing::Nothing).await;
         }
     }
 }
@@ -389,12 +395,12 @@ async fn stop(parts: Arc<Parts>, vm: VmName) {
     match parts.vms.stop(&vm, STOP_LIMIT).await {
         Ok(outcome) => {
             parts.hub.event("vm_stopped", format!("{vm} stopped ({outcome:?})"));
-            parts.watch.set(&vm, VmRun::Stopped, false).await;
+            parts.watch.set(&vm, VmRun::Stopped, Doing::Nothing).await;
         }
         Err(err) => {
             tracing::error!(%vm, error = error_chain(&err), "VM not stopped, killing it");
             match parts.vms.kill(&vm).await {
-                Ok(()) => parts.watch.set(&vm, VmRun::Stopped, false).await,
+                Ok(()) => parts.watch.set(&vm, VmRun::Stopped, Doing::Nothing).await,
                 // The core must not believe that it is gone.
                 Err(err) => tracing::error!(%vm, error = error_chain(&err), "VM not killed"),
             }
@@ -410,14 +416,14 @@ async fn tap(parts: Arc<Parts>, vm: VmName, up: bool) {
 
 async fn pause(parts: Arc<Parts>, vm: VmName) {
     match parts.vms.pause(&vm).await {
-        Ok(()) => parts.watch.set(&vm, VmRun::Paused, false).await,
+        Ok(()) => parts.watch.set(&vm, VmRun::Paused, Doing::Nothing).await,
         Err(err) => tracing::warn!(%vm, error = error_chain(&err), "VM not paused"),
     }
 }
 
 async fn resume(parts: Arc<Parts>, vm: VmName) {
     match parts.vms.resume(&vm).await {
-        Ok(()) => parts.watch.set(&vm, VmRun::Running, false).await,
+        Ok(()) => parts.watch.set(&vm, VmRun::Running, Doing::Nothing).await,
         Err(err) => tracing::warn!(%vm, error = error_chain(&err), "VM not resumed"),
     }
 }

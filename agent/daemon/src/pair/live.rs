@@ -4,6 +4,7 @@
 use super::executor::{Parts, run_of};
 use crate::hq::client::error_chain;
 use crate::peer::memory::{Arrival, MemoryLink};
+use crate::vms::watch::Doing;
 use agent_core::{Input, VmRun};
 use hypervisor_glue::vms::{VmLaunch, Vms};
 use provisioning_protocol::ids::VmName;
@@ -65,7 +66,7 @@ async fn loaded(parts: &Parts, launch: &VmLaunch) -> Option<u64> {
 /// Sends a VM's memory away; in the end it is either there or still here.
 pub(super) async fn hand(parts: Arc<Parts>, vm: VmName, ticket: u64, off: watch::Receiver<bool>) {
     // What QEMU says meanwhile means nothing.
-    parts.watch.set(&vm, VmRun::Running, true).await;
+    parts.watch.set(&vm, VmRun::Running, Doing::Leaving).await;
     let sent = send(&parts, &vm, ticket, off).await;
     let whole = match sent {
         Ok(whole) => whole,
@@ -76,11 +77,11 @@ pub(super) async fn hand(parts: Arc<Parts>, vm: VmName, ticket: u64, off: watch:
     };
     if whole {
         parts.hub.event("vm_handed_over", format!("{vm} has moved live: its memory is over"));
-        parts.watch.set(&vm, VmRun::Stopped, false).await;
+        parts.watch.set(&vm, VmRun::Stopped, Doing::Nothing).await;
     } else {
         parts.hub.event("vm_not_handed_over", format!("{vm} could not be moved live"));
         let run = run_of(&parts, &vm).await;
-        parts.watch.set(&vm, run, false).await;
+        parts.watch.set(&vm, run, Doing::Nothing).await;
     }
     parts.tell(Input::VmHanded { vm, ticket, whole }).await;
 }

@@ -4,6 +4,7 @@
 use super::events::{Events, QUEUED_MAX};
 use super::problems::{Concern, Problems};
 use crate::durable::causes::Causes;
+use crate::durable::recorder::Recorder;
 use crate::hq::client::error_chain;
 use crate::identity::{clock, hardware};
 use agent_core::Status as CoreStatus;
@@ -13,7 +14,9 @@ use provisioning_protocol::report::{Event, PairStatus, ServerStatus, VmPhase, Vm
 use provisioning_protocol::status::{Enrolment, LocalStatus, OlderData, PeerGlance};
 use provisioning_protocol::template::TemplateRef;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What does not change while the agent runs.
@@ -103,8 +106,8 @@ impl Default for State {
 #[derive(Debug)]
 pub struct Hub {
     fixed: Fixed,
-    state: Mutex<State>,
-    causes: Causes,
+    state: Arc<Mutex<State>>,
+    recorder: Recorder,
     changed: watch::Sender<u64>,
 }
 
@@ -114,12 +117,19 @@ impl Hub {
     pub fn new(fixed: Fixed, causes: Causes) -> Self {
         let noted = causes.last(QUEUED_MAX);
         let events = Events::recalled(noted, causes.sent().as_ref());
-        let state = Mutex::new(State { events, ..State::default() });
-        Self { fixed, state, causes, changed: watch::Sender::new(0) }
+        let state = Arc::new(Mutex::new(State { events, ..State::default() }));
+        let changed = watch::Sender::new(0);
+        let (shared, tell) = (state.clone(), changed.clone());
+        let recorder = Recorder::start(causes, move |written| {
+            if not_kept(&mut lock(&shared), written) {
+                tell.send_modify(next);
+            }
+        });
+        Self { fixed, state, recorder, changed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Waits for changes from now on.
@@ -140,7 +150,7 @@ impl Hub {
     }
 
     fn tell(&self) {
-        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        self.changed.send_modify(next);
     }
 
     /// Sets or clears one object's problem.
@@ -161,22 +171,27 @@ impl Hub {
         changed
     }
 
-    /// Notes an event: journal, console, HQ, and the causes file.
+    /// Notes an event: journal, console, HQ, and the causes file. Does not wait for the disk.
     pub fn event(&self, code: &str, text: impl Into<String>) {
         let text: String = text.into().chars().take(500).collect();
         tracing::info!(code, text, "event");
         let at_ms = self.lock().events.apart(clock::now_ms());
         let event = Event { at_ms, code: code.to_owned(), text };
-        let words = self.causes.append(&event).err().map(|error| {
-            tracing::warn!(%error, "event not kept");
-            format!("The state partition cannot be written: what happens is not kept ({error})")
-        });
+        let queued = self.recorder.keep(event.clone());
         {
             let mut state = self.lock();
-            state.problems.set(Concern::State, "causes", words.into_iter().collect());
+            if queued.is_err() {
+                not_kept(&mut state, queued);
+            }
             state.events.push(event);
         }
         self.tell();
+    }
+
+    /// Waits until the events so far are in the causes file; `false` if the disk takes longer.
+    #[must_use]
+    pub fn settle(&self, limit: Duration) -> bool {
+        self.recorder.settle(limit)
     }
 
     /// A VM's phase; says nothing if it did not change.
@@ -228,7 +243,7 @@ impl Hub {
     pub fn confirm(&self, mark: u64) -> bool {
         let mut state = self.lock();
         if let Some(last) = state.events.confirm(mark)
-            && let Err(error) = self.causes.mark_sent(&last)
+            && let Err(error) = self.recorder.causes().mark_sent(&last)
         {
             tracing::warn!(error = error_chain(&error), "what HQ has is not noted");
         }
@@ -296,6 +311,23 @@ impl Hub {
             events: state.events.shown(),
         }
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn next(n: &mut u64) {
+    *n = n.wrapping_add(1);
+}
+
+/// Whether people are told otherwise than before that events are kept.
+fn not_kept(state: &mut State, written: io::Result<()>) -> bool {
+    let words = written.err().map(|error| {
+        tracing::warn!(%error, "event not kept");
+        format!("The state partition cannot be written: what happens is not kept ({error})")
+    });
+    state.problems.set(Concern::State, "causes", words.into_iter().collect())
 }
 
 fn word(state: PeerState) -> String {

@@ -22,11 +22,21 @@ const SILENT: Duration = Duration::from_secs(180);
 /// Of a guest's console, as much is told.
 const LAST_WORDS_CHARS: usize = 300;
 
+/// What is done to a VM; what QEMU says meanwhile means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Nothing.
+    Nothing,
+    /// It is started.
+    Starting,
+    /// It is handed to the other server while it runs.
+    Leaving,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     run: VmRun,
-    /// Being started or stopped: what QEMU says meanwhile means nothing.
-    moving: bool,
+    doing: Doing,
     well: bool,
     since: Instant,
     /// It answered since, or was told not to.
@@ -74,16 +84,16 @@ impl Watch {
                 _ => VmRun::Running,
             };
             self.hub.event("vm_adopted", format!("{} was found running here", vm.name));
-            self.put(&vm.name, run, false);
+            self.put(&vm.name, run, Doing::Nothing);
             found.push((vm.name, run));
         }
         Ok(found)
     }
 
-    fn put(&self, vm: &VmName, run: VmRun, moving: bool) -> bool {
+    fn put(&self, vm: &VmName, run: VmRun, doing: Doing) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Seen { run, moving, well: false, since: Instant::now(), heard: false };
-        let old = seen.insert(vm.clone(), now);
+        let old = seen.get(vm).copied();
+        seen.insert(vm.clone(), Seen::after(old, run, doing));
         old.map(|old| old.run) != Some(run)
     }
 
@@ -92,8 +102,8 @@ impl Watch {
     }
 
     /// A VM is being started or stopped, or has changed.
-    pub async fn set(&self, vm: &VmName, run: VmRun, moving: bool) {
-        let changed = self.put(vm, run, moving);
+    pub async fn set(&self, vm: &VmName, run: VmRun, doing: Doing) {
+        let changed = self.put(vm, run, doing);
         self.show(vm);
         if changed {
             tracing::info!(%vm, ?run, "VM state");
@@ -103,16 +113,9 @@ impl Watch {
 
     fn show(&self, vm: &VmName) {
         let Some(entry) = self.registry.get(vm) else { return };
-        let phase = match self.get(vm) {
-            Some(Seen { moving: true, run: VmRun::Running, .. }) => VmPhase::Starting,
-            Some(Seen { run: VmRun::Running, well: true, .. }) => VmPhase::Healthy,
-            Some(Seen { run: VmRun::Running, .. }) => VmPhase::Running,
-            Some(Seen { run: VmRun::Paused, .. }) => VmPhase::Frozen,
-            Some(Seen { run: VmRun::Failed, .. }) => VmPhase::Failed,
-            Some(Seen { run: VmRun::Stopped, .. }) | None => VmPhase::Standby,
-        };
+        let (phase, detail) = self.get(vm).map_or((VmPhase::Standby, ""), Seen::words);
         if entry.ready {
-            self.hub.vm(vm, &entry.template, phase, "");
+            self.hub.vm(vm, &entry.template, phase, detail);
         }
     }
 
@@ -122,7 +125,9 @@ impl Watch {
             for entry in self.registry.all() {
                 let name = entry.assignment.name.clone();
                 match self.get(&name) {
-                    Some(seen) if !seen.moving && alive(seen.run) => self.look(&name, seen).await,
+                    Some(seen) if seen.doing == Doing::Nothing && alive(seen.run) => {
+                        self.look(&name, seen).await
+                    }
                     _ => continue,
                 }
                 if self.get(&name).is_some_and(|seen| seen.run == VmRun::Running) {
@@ -146,12 +151,12 @@ impl Watch {
             Ok(VmState::Silent) | Err(_) => return,
         };
         // Orders that came while we asked know better.
-        let unmoved = self.get(vm).is_some_and(|seen| !seen.moving && seen.run == before.run);
-        if unmoved && now != before.run {
+        let left_alone = |seen: Seen| seen.doing == Doing::Nothing && seen.run == before.run;
+        if self.get(vm).is_some_and(left_alone) && now != before.run {
             if now == VmRun::Failed {
                 self.hub.event("vm_ended", format!("{vm} ended by itself"));
             }
-            self.set(vm, now, false).await;
+            self.set(vm, now, Doing::Nothing).await;
         }
     }
 
@@ -183,12 +188,39 @@ impl Watch {
 
     fn note(&self, vm: &VmName, well: bool) -> Option<(bool, bool)> {
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = all.get_mut(vm).filter(|seen| seen.run == VmRun::Running && !seen.moving)?;
+        let idle = |seen: &&mut Seen| seen.run == VmRun::Running && seen.doing == Doing::Nothing;
+        let seen = all.get_mut(vm).filter(idle)?;
         Some(seen.probed(well, Instant::now()))
     }
 }
 
 impl Seen {
+    /// A guest that leaves while it runs is as well as it was.
+    fn after(old: Option<Self>, run: VmRun, doing: Doing) -> Self {
+        match old {
+            Some(old) if old.run == run && [old.doing, doing].contains(&Doing::Leaving) => {
+                Self { doing, ..old }
+            }
+            _ => Self { run, doing, well: false, since: Instant::now(), heard: false },
+        }
+    }
+
+    /// The same in people's words.
+    fn words(self) -> (VmPhase, &'static str) {
+        match (self.run, self.doing) {
+            (VmRun::Running, Doing::Starting) => (VmPhase::Starting, ""),
+            (VmRun::Running, Doing::Leaving) => {
+                let phase = if self.well { VmPhase::Healthy } else { VmPhase::Running };
+                (phase, "on its way to the other server")
+            }
+            (VmRun::Running, Doing::Nothing) if self.well => (VmPhase::Healthy, ""),
+            (VmRun::Running, Doing::Nothing) => (VmPhase::Running, ""),
+            (VmRun::Paused, _) => (VmPhase::Frozen, ""),
+            (VmRun::Failed, _) => (VmPhase::Failed, ""),
+            (VmRun::Stopped, _) => (VmPhase::Standby, ""),
+        }
+    }
+
     /// Whether its health has turned, and whether it must be told now that it never answered.
     fn probed(&mut self, well: bool, now: Instant) -> (bool, bool) {
         let turned = self.well != well;
@@ -218,7 +250,7 @@ mod tests {
     #[test]
     fn that_a_guest_never_answered_is_told_once_and_a_silence_later_is_not_that() {
         let since = Instant::now();
-        let new = Seen { run: VmRun::Running, moving: false, well: false, since, heard: false };
+        let new = Seen { since, ..Seen::after(None, VmRun::Running, Doing::Nothing) };
         let (mut stuck, mut fine) = (new, new);
         assert_eq!(stuck.probed(false, since + SILENT / 2), (false, false), "it boots");
         assert_eq!(stuck.probed(false, since + SILENT), (false, true));
@@ -230,6 +262,22 @@ mod tests {
             (true, false),
             "that it fell silent is said"
         );
+    }
+
+    #[test]
+    fn a_guest_on_its_way_is_shown_as_well_as_it_was_and_one_that_starts_as_starting() {
+        let mut seen = Seen::after(None, VmRun::Running, Doing::Starting);
+        assert_eq!(seen.words(), (VmPhase::Starting, ""));
+        seen = Seen::after(Some(seen), VmRun::Running, Doing::Nothing);
+        assert_eq!(seen.words(), (VmPhase::Running, ""));
+        seen.probed(true, seen.since);
+        assert_eq!(seen.words(), (VmPhase::Healthy, ""));
+        seen = Seen::after(Some(seen), VmRun::Running, Doing::Leaving);
+        assert_eq!(seen.words(), (VmPhase::Healthy, "on its way to the other server"));
+        let stays = Seen::after(Some(seen), VmRun::Running, Doing::Nothing);
+        assert_eq!(stays.words(), (VmPhase::Healthy, ""), "it did not get over");
+        seen = Seen::after(Some(seen), VmRun::Stopped, Doing::Nothing);
+        assert_eq!(seen.words(), (VmPhase::Standby, ""));
     }
 
     #[test]
