@@ -26,6 +26,8 @@ const IMAGE_BYTES_MAX: u64 = 150_000_000;
 const GRANT_S_MAX: f64 = 4.0;
 /// Most seconds from the kill to QEMU started on the other server: T_fence and 5 s.
 const STARTED_S_MAX: f64 = 30.0;
+/// Most seconds from the BMC's word that a server is off to QEMU started on the other.
+const AFTER_OFF_S_MAX: f64 = 8.0;
 /// A VM whose server loses sight of the other one, and goes on.
 const PARTED_PAUSE_S_MAX: f64 = 3.5;
 /// A guest that moves to the other server.
@@ -113,7 +115,8 @@ fn goals(mode: Mode) -> &'static [(&'static str, f64)] {
         Mode::LinkCut => &[("pause_s", PARTED_PAUSE_S_MAX)],
         Mode::Drain => &[("pause_s", DRAIN_PAUSE_S_MAX)],
         Mode::ColdOne => &[("serving_s", COLD_ONE_S_MAX)],
-        Mode::Bmc | Mode::ColdBoth => &[],
+        Mode::Bmc => &[("off_to_started_s", AFTER_OFF_S_MAX)],
+        Mode::ColdBoth => &[],
     }
 }
 

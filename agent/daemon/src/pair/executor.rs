@@ -222,7 +222,14 @@ impl Executor {
                     tracing::warn!(%vm, error = error_chain(&err), "taps left behind");
                 }
             }),
-            Effect::StartVm { vm, resume } => self.lane(&vm).push(start(parts, vm, resume)),
+            Effect::StartVm { vm, resume } => {
+                let loaded = self.standby_lane(&vm).drained();
+                self.lane(&vm).push(async move {
+                    // Else what was ordered to be loaded before the start could be loaded after it.
+                    loaded.await;
+                    start(parts, vm, resume).await;
+                });
+            }
             Effect::StopVm { vm } => self.lane(&vm).push(stop(parts, vm)),
             Effect::TapDown { vm } => self.taps.push(tap(parts, vm, false)),
             Effect::TapUp { vm } => self.taps.push(tap(parts, vm, true)),

@@ -2,7 +2,7 @@
 //! A lane carries out jobs one after the other, without holding up who orders them.
 
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A queue of jobs. The core never has more than a few effects open on one lane.
 #[derive(Debug, Clone)]
@@ -28,6 +28,13 @@ impl Lane {
         if self.jobs.send(Box::pin(job)).is_err() {
             tracing::error!("a lane has died");
         }
+    }
+
+    /// Ends when every job added so far has.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (end, ended) = oneshot::channel::<()>();
+        self.push(async move { drop(end) });
+        async move { drop(ended.await) }
     }
 }
 

@@ -22,6 +22,7 @@ pub fn run(site: &mut Site) -> anyhow::Result<Sample> {
     let wanted = [&KILL_PHASES[..], &[("confirmed_off_s", "fenced")]].concat();
     let mut phases = clock.phases(&mut round, &wanted, fault_s)?;
     phases.insert("serving_s", serving_s - fault_s);
+    phases.insert("off_to_started_s", phases["started_s"] - phases["confirmed_off_s"]);
     wait_for("the server to be switched on again", 2 * MINUTE, || {
         bmc.obey(round.site, host)?;
         Ok(round.site.server(host).is_on().then_some(()))
