@@ -155,6 +155,10 @@ impl DrbdReplication {
         let size = format!("--size={}s", spec.guest_bytes / 512);
         let mut words = vec!["attach", &number, &backing, &backing, "internal", &size];
         words.extend(DISK_OPTIONS);
+        // One after the other, the same on both servers: the limits are each volume's own, and a site's volumes
+        // have one cable. The kernel ignores a number that no volume has.
+        let after = spec.number.checked_sub(1).map(|number| format!("--resync-after={number}"));
+        words.extend(after.as_deref());
         self.drbd(&words).await
     }
 

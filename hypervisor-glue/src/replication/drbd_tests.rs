@@ -177,6 +177,11 @@ async fn a_resync_is_neither_starved_by_busy_guests_nor_starves_them() {
     assert_eq!(told("attach", "--rs-discard-granularity"), ["65536"], "the pool's chunk");
     assert!(told("attach", "--c-plan-ahead").is_empty(), "0 would switch the steering off");
     assert_eq!(told("connect", "--max-buffers"), ["8000"]);
+    assert_eq!(
+        told("attach", "--resync-after"),
+        ["6"],
+        "sixteen at once would take the whole cable"
+    );
 }
 
 #[tokio::test]
