@@ -206,6 +206,11 @@ pub enum ReplicaEvent {
         /// The new state.
         link: LinkState,
     },
+    /// Somebody's role changed and nothing else.
+    Role {
+        /// DRBD resource name.
+        resource: String,
+    },
     /// The stream was interrupted or began: anything may have changed.
     Restarted,
 }

@@ -55,6 +55,11 @@ impl<'a> Line<'a> {
         if told.is_empty() && self.verb == "change" {
             return None;
         }
+        let calm = |word: &String| word.starts_with("role:") || word == "suspended:no";
+        let known = self.get("role").is_some_and(|role| role != "Unknown");
+        if self.verb == "change" && known && told.iter().all(calm) {
+            return Some(ReplicaEvent::Role { resource });
+        }
         let detail = format!("{} {} {}", self.verb, self.object, told.join(" "));
         Some(ReplicaEvent::Changed { resource, detail: detail.trim_end().to_owned() })
     }
@@ -242,6 +247,17 @@ exists -
         assert_eq!(event("change connection name:r1 peer-node-id:0 conn-name:peer"), None);
         let helper = event("call helper name:r1 peer-node-id:0 volume:0 helper:fence-peer");
         assert!(matches!(helper, Some(ReplicaEvent::Changed { .. })), "{helper:?}");
+        let role = Some(ReplicaEvent::Role { resource: "r1".into() });
+        assert_eq!(event("change resource name:r1 role:Primary suspended:no"), role);
+        assert_eq!(event("change connection name:r1 peer-node-id:0 role:Secondary"), role);
+        for more in [
+            "change resource name:r1 role:Primary suspended:fencing",
+            "change resource name:r1 suspended:no",
+            "change connection name:r1 peer-node-id:0 role:Unknown",
+            "destroy resource name:r1 role:Secondary",
+        ] {
+            assert!(matches!(event(more), Some(ReplicaEvent::Changed { .. })), "{more}");
+        }
         assert_eq!(event("exists -"), None);
         assert!(Line::split("exists -").is_some_and(|line| line.ends_dump()));
     }

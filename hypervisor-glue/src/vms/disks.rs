@@ -8,7 +8,7 @@
 use super::VmDisk;
 use super::qmp::Qmp;
 use crate::error::{GlueError, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 
 const SECTOR_BYTES: u64 = 512;
@@ -31,7 +31,8 @@ pub(super) fn placeholder(index: usize, size: u64) -> [String; 2] {
     ]
 }
 
-/// Gives a stopped QEMU the volumes. A guest may stand still meanwhile: nothing is waited for twice.
+/// Gives a stopped QEMU the volumes. A guest may stand still meanwhile: nothing is waited for twice, and the
+/// placeholders stay, unused.
 pub(super) async fn hand_over(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
     let mut commands = Vec::new();
     let mut puts = Vec::new();
@@ -50,11 +51,6 @@ pub(super) async fn hand_over(qmp: &mut Qmp, disks: &[VmDisk]) -> Result<()> {
     }
     commands.push(("blockdev-reopen", json!({ "options": puts })));
     qmp.execute_all(commands).await
-}
-
-/// Removes the placeholders, which nothing uses any more.
-pub(super) fn tidy(disks: &[VmDisk]) -> impl Iterator<Item = (&'static str, Value)> {
-    (0..disks.len()).map(|index| ("blockdev-del", json!({ "node-name": empty_node(index) })))
 }
 
 /// Bytes of each disk's block device.

@@ -16,7 +16,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -43,6 +43,9 @@ const NEARLY: u64 = 8 << 20;
 /// A stream takes all the processor it can get; its guest goes before it.
 const GUEST_FIRST: u8 = 10;
 const VCPUS_MAX: usize = 512;
+/// Memory is carried in pieces of so many bytes; what waits in one when the guest is stopped prolongs its pause.
+const CARRY_BYTES: usize = 64 << 10;
+const WORDS_BYTES: usize = 4 << 10;
 /// QEMU's event for each step of a stream.
 const STEP: &str = "MIGRATION";
 
@@ -80,10 +83,17 @@ fn downtime_ms(answer: &Value) -> u32 {
 /// Conversations with QEMUs that have all of their memory, kept for the moment they may go on: a guest
 /// stands still by then.
 #[derive(Default)]
-pub(super) struct Arrivals(Mutex<BTreeMap<VmName, (u64, Qmp)>>);
+pub(super) struct Arrivals(Mutex<BTreeMap<VmName, Arrival>>);
+
+/// A QEMU that has all of its memory.
+struct Arrival {
+    ticket: u64,
+    pid: u32,
+    qmp: Qmp,
+}
 
 impl Arrivals {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<VmName, (u64, Qmp)>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<VmName, Arrival>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,8 +102,8 @@ impl Arrivals {
         self.all().remove(vm);
     }
 
-    fn take(&self, vm: &VmName, ticket: u64) -> Option<Qmp> {
-        self.all().remove(vm).filter(|(of, _)| *of == ticket).map(|(_, qmp)| qmp)
+    fn take(&self, vm: &VmName, ticket: u64) -> Option<Arrival> {
+        self.all().remove(vm).filter(|arrival| arrival.ticket == ticket)
     }
 }
 
@@ -152,35 +162,36 @@ impl SystemdVms {
         let socket = self.socket(vm, "in.sock");
         let lost = |err| GlueError::file("carry memory to", &socket, err);
         let mut qemu = UnixStream::connect(&socket).await.map_err(lost)?;
-        copy_bidirectional(&mut wire, &mut qemu).await.map(drop).map_err(lost)
+        carry(&mut wire, &mut qemu).await.map_err(lost)
     }
 
     /// The memory is over: what can be asked before the volumes are here is asked now.
     pub(super) async fn keep_ready(&self, vm: &VmName, ticket: u64) -> Result<()> {
+        let arrival = self.arrival(vm, ticket).await?;
+        self.arrived.all().insert(vm.clone(), arrival);
+        Ok(())
+    }
+
+    async fn arrival(&self, vm: &VmName, ticket: u64) -> Result<Arrival> {
         let mut qmp = self.qmp(vm).await?;
         whole(&mut qmp, vm).await?;
-        self.arrived.all().insert(vm.clone(), (ticket, qmp));
-        Ok(())
+        let Some(pid) = self.main_pid(vm).await? else {
+            return Err(GlueError::Missing { what: format!("QEMU of VM {vm}") });
+        };
+        Ok(Arrival { ticket, pid, qmp })
     }
 
     /// Lets a QEMU that has received its memory under this ticket go on.
     pub(super) async fn go_on(&self, launch: &VmLaunch, ticket: u64) -> Result<RunningVm> {
         let name = &launch.name;
-        let mut qmp = match self.arrived.take(name, ticket) {
-            Some(qmp) => qmp,
-            None => {
-                let mut qmp = self.qmp(name).await?;
-                whole(&mut qmp, name).await?;
-                qmp
-            }
+        let Arrival { pid, mut qmp, .. } = match self.arrived.take(name, ticket) {
+            Some(arrival) => arrival,
+            None => self.arrival(name, ticket).await?,
         };
         let start = Instant::now();
         self.release(&mut qmp, launch, vec![announce()]).await?;
         let released_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(vm = %name, released_ms, "a VM's guest goes on");
-        let Some(pid) = self.main_pid(name).await? else {
-            return Err(GlueError::Missing { what: format!("QEMU of VM {name}") });
-        };
         Ok(RunningVm { name: name.clone(), pid })
     }
 
@@ -234,7 +245,7 @@ impl SystemdVms {
             .map_err(late)?
             .map_err(|err| GlueError::file("listen on", &socket, err))?;
         Ok(tokio::spawn(async move {
-            if let Err(error) = copy_bidirectional(&mut qemu, &mut wire).await {
+            if let Err(error) = carry(&mut qemu, &mut wire).await {
                 tracing::info!(%error, "the stream of a VM's memory has ended");
             }
         }))
@@ -317,6 +328,14 @@ impl SystemdVms {
     }
 }
 
+/// Until both directions have ended: memory one way, a few words the other.
+async fn carry(
+    from: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    to: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    copy_bidirectional_with_sizes(from, to, CARRY_BYTES, WORDS_BYTES).await.map(drop)
+}
+
 /// A socket in a VM's own folder that only its QEMU (and root) may connect to.
 fn private_listener(socket: &Path) -> Result<UnixListener> {
     let failed = |err| GlueError::file("listen on", socket, err);
@@ -395,7 +414,7 @@ mod tests {
         });
         let (vm, kept) = (VmName::new("till").expect("valid"), Arrivals::default());
         let talk = || Qmp::connect(&socket, CONNECT_LIMIT);
-        let keep = |qmp| drop(kept.all().insert(vm.clone(), (7, qmp)));
+        let keep = |qmp| drop(kept.all().insert(vm.clone(), Arrival { ticket: 7, pid: 1, qmp }));
         keep(talk().await.expect("connected"));
         assert!(kept.take(&vm, 8).is_none(), "another stream's");
         assert!(kept.take(&vm, 7).is_none(), "it is not kept for a second question");

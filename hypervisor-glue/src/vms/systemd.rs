@@ -308,12 +308,11 @@ impl SystemdVms {
         &self,
         qmp: &mut Qmp,
         launch: &VmLaunch,
-        mut then: Vec<(&'static str, serde_json::Value)>,
+        then: Vec<(&'static str, serde_json::Value)>,
     ) -> Result<()> {
         disks::hand_over(qmp, &launch.disks).await?;
         self.mark_receiving(&launch.name, false)?;
         qmp.execute("cont", None).await?;
-        then.extend(disks::tidy(&launch.disks));
         if let Err(err) = qmp.execute_all(then).await {
             tracing::warn!(vm = %launch.name, error = crate::error::error_chain(&err), "the VM runs, but");
         }

@@ -33,6 +33,8 @@ use tokio::task::JoinSet;
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// A reset waits so long for its cause to be on the disk.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// A VM that goes on on the other server stands still meanwhile: what can wait waits for so long.
+const TIDY_AFTER: Duration = Duration::from_secs(2);
 const PERSIST_RETRY: Duration = Duration::from_millis(500);
 
 /// The witnesses, real or not.
@@ -216,11 +218,11 @@ impl Executor {
             Effect::DiscardVm { vm } => self.standby_lane(&vm).push(discard(parts, vm)),
             Effect::Demote { vm } => self.lane(&vm).push(async move {
                 let ok = parts.hands.demote(&vm).await;
-                parts.look.notify_one();
-                parts.tell(Input::DemoteDone { vm: vm.clone(), ok }).await;
-                if let Err(err) = parts.vms.tidy(&vm).await {
-                    tracing::warn!(%vm, error = error_chain(&err), "taps left behind");
+                if !ok {
+                    parts.look.notify_one();
                 }
+                parts.tell(Input::DemoteDone { vm: vm.clone(), ok }).await;
+                tokio::spawn(tidy(parts, vm));
             }),
             Effect::StartVm { vm, resume } => {
                 let loaded = self.standby_lane(&vm).drained();
@@ -341,8 +343,9 @@ async fn promote(parts: Arc<Parts>, vm: VmName) {
     let ok = parts.hands.promote(&vm).await;
     if ok {
         parts.hub.event("promoted", format!("the volumes of {vm} may be written here"));
+    } else {
+        parts.look.notify_one();
     }
-    parts.look.notify_one();
     parts.tell(Input::PromoteDone { vm, ok }).await;
 }
 
@@ -359,6 +362,14 @@ async fn discard(parts: Arc<Parts>, vm: VmName) {
     parts.memory.forget(&vm);
     if let Err(err) = parts.vms.discard(&vm).await {
         tracing::warn!(%vm, error = error_chain(&err), "prepared VM not discarded");
+    }
+}
+
+/// Removes the taps of a VM that has left, unless it is back.
+async fn tidy(parts: Arc<Parts>, vm: VmName) {
+    tokio::time::sleep(TIDY_AFTER).await;
+    if let Err(err) = parts.vms.tidy(&vm).await {
+        tracing::warn!(%vm, error = error_chain(&err), "taps left behind");
     }
 }
 

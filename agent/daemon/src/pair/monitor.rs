@@ -20,6 +20,8 @@ use tokio::sync::{Notify, mpsc};
 /// Without events nothing changes but the resync's progress, and volumes in the making.
 const PERIOD_CALM: Duration = Duration::from_secs(3);
 const PERIOD_BUSY: Duration = Duration::from_millis(500);
+/// Roles are the agents' own doing: they are looked at soon.
+const PERIOD_ROLES: Duration = Duration::from_secs(1);
 /// Volumes that exist may take this long to be attached after a start of the agent; then they
 /// count as lost. Until then the core is told nothing: without volumes it would take itself for
 /// a server that has none.
@@ -76,7 +78,7 @@ impl Monitor {
                 || last.is_some_and(|line| line.resync_percent.is_some())
                 || self.registry.all().iter().any(|entry| !entry.ready);
             let period = if busy { PERIOD_BUSY } else { PERIOD_CALM };
-            self.wait(&mut events, period).await;
+            self.wait(&mut events, last, period).await;
         }
     }
 
@@ -87,26 +89,41 @@ impl Monitor {
         self.registry.awaited() > 0 && !self.registry.counted().into_iter().all(attached)
     }
 
-    async fn wait(&self, events: &mut Option<mpsc::Receiver<ReplicaEvent>>, period: Duration) {
-        let event = async {
-            match events {
-                Some(stream) => stream.recv().await,
-                None => std::future::pending().await,
+    /// Until a look is due. Each runs a program, so what it would not show anew does not call for one at once:
+    /// volumes change hands while a guest stands still.
+    async fn wait(
+        &self,
+        events: &mut Option<mpsc::Receiver<ReplicaEvent>>,
+        last: Option<LinkSummary>,
+        period: Duration,
+    ) {
+        let mut until = Instant::now() + period;
+        loop {
+            let event = async {
+                match events {
+                    Some(stream) => stream.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = event => match event {
+                    Some(event) if is_calm(&event, last) => {
+                        until = until.min(Instant::now() + PERIOD_ROLES);
+                        continue;
+                    }
+                    Some(event) => {
+                        tracing::debug!(?event, "replication event");
+                        while let Some(Ok(_)) = events.as_mut().map(mpsc::Receiver::try_recv) {}
+                    }
+                    None => {
+                        *events = None;
+                        tokio::time::sleep(PERIOD_BUSY).await;
+                    }
+                },
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
             }
-        };
-        tokio::select! {
-            event = event => match event {
-                Some(event) => {
-                    tracing::debug!(?event, "replication event");
-                    while let Some(Ok(_)) = events.as_mut().map(mpsc::Receiver::try_recv) {}
-                }
-                None => {
-                    *events = None;
-                    tokio::time::sleep(PERIOD_BUSY).await;
-                }
-            },
-            () = self.changed.notified() => {}
-            () = tokio::time::sleep(period) => {}
+            return;
         }
     }
 
@@ -191,6 +208,40 @@ impl Monitor {
     }
 }
 
+/// Whether an event leaves all that the core was told last as it is.
+fn is_calm(event: &ReplicaEvent, last: Option<LinkSummary>) -> bool {
+    let Some(last) = last.filter(|last| last.connected && !last.frozen) else { return false };
+    match event {
+        ReplicaEvent::Role { .. } => true,
+        ReplicaEvent::Link { link, .. } => {
+            *link == LinkState::Connected && last.resync_percent.is_none()
+        }
+        ReplicaEvent::Changed { .. } | ReplicaEvent::Restarted => false,
+    }
+}
+
 fn numbers(entry: &VmEntry) -> impl Iterator<Item = u32> + '_ {
     entry.replicas.iter().map(|spec| spec.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_calls_for_no_look_at_once_and_whatever_the_core_does_not_know_does() {
+        let well = LinkSummary { connected: true, ..LinkSummary::default() };
+        let resource = || "till-data".to_owned();
+        let role = ReplicaEvent::Role { resource: resource() };
+        let link = |link| ReplicaEvent::Link { resource: resource(), link };
+        assert!(is_calm(&role, Some(well)) && is_calm(&link(LinkState::Connected), Some(well)));
+        let changed = ReplicaEvent::Changed { resource: resource(), detail: String::new() };
+        for event in [link(LinkState::Lost), changed, ReplicaEvent::Restarted] {
+            assert!(!is_calm(&event, Some(well)), "{event:?}");
+        }
+        let (frozen, parted) = (LinkSummary { frozen: true, ..well }, LinkSummary::default());
+        for last in [None, Some(frozen), Some(parted)] {
+            assert!(!is_calm(&role, last), "{last:?}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writes `status.json`: at once on a change (at most ten times a second), and every second.
+//! Writes `status.json`: at once on a change (at most four times a second), and every second.
 
 use super::Hub;
 use crate::durable::file::{self, Mode};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(250);
 const PERIOD: Duration = Duration::from_millis(900);
 
 /// Runs for ever.
