@@ -2,6 +2,7 @@
 //! A full site: eight VMs with two replicated volumes each, four on each server. It comes last, as
 //! the VMs stay.
 
+use super::resync::copy_all;
 use super::round::{MINUTE, compare_copies};
 use crate::failover::{check_verdict, wait_acks};
 use crate::scenario::Scenario;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 pub const LOAD: &[Scenario] = &[Scenario {
     name: "load",
-    about: "eight VMs, 16 volumes: a server dies, all eight serve on the other with every write",
+    about: "eight VMs, 16 volumes: a server dies, all eight serve on the other with every write; then every \
+            block is copied to it while they write",
     run: load,
 }];
 
@@ -49,6 +51,8 @@ fn load(site: &mut Site) -> anyhow::Result<()> {
     site.server(victim).wait_booted(BOOT_LIMIT)?;
     site.wait_paired(PAIR_LIMIT)?;
     serve(&writers)?;
+    copy_all(site, victim, &writers)?;
+    site.wait_paired(PAIR_LIMIT)?;
     let mut acked = 0;
     for writer in writers {
         let verdict = writer.finish()?;

@@ -13,6 +13,7 @@ mod load;
 pub(crate) mod moves;
 mod power;
 mod records;
+mod resync;
 pub(crate) mod round;
 mod watchdog;
 mod words;
@@ -25,6 +26,7 @@ pub const MATRIX: &[&[Scenario]] = &[
     bmc::BMC,
     links::LINKS,
     power::POWER,
+    resync::RESYNC,
     agents::AGENTS,
     disks::DISKS,
     digests::DIGESTS,

@@ -9,10 +9,14 @@ use crate::site::{SITE, Site, VM};
 use crate::vcpus::Vcpus;
 use crate::wait::wait_every;
 use anyhow::{Context, ensure};
+use serde_json::Value;
 use std::time::Duration;
 
 /// Between two looks for the moment of the cut.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Between two questions to HQ.
+const ASK: Duration = Duration::from_secs(1);
 
 /// The memory goes over; were it by restart, the guest would shut down and boot.
 const MOVE_LIMIT: Duration = Duration::from_secs(240);
@@ -116,14 +120,18 @@ pub fn drain_host(round: &mut Round) -> anyhow::Result<()> {
     wait_drained(round)
 }
 
+/// As an operator: HQ is asked, since a question to the servers would take a processor from the guest.
 fn wait_drained(round: &Round) -> anyhow::Result<()> {
     let words = format!("Server {} is drained.", round.host.to_uppercase());
-    for server in [&round.site.a, &round.site.b] {
-        server.wait_status("the end of the drain", MOVE_LIMIT, |status| {
-            status.server.pair.cause.contains(&words).then_some(())
-        })?;
-    }
-    Ok(())
+    wait_every("the end of the drain", MOVE_LIMIT, ASK, || {
+        let site = round.site.hq.cli_json(&["site", "show", SITE])?;
+        let causes = ["0", "1"].map(|at| site.pointer(&format!("/servers/{at}/status/pair/cause")));
+        let all = causes
+            .iter()
+            .all(|cause| cause.and_then(Value::as_str).is_some_and(|cause| cause.contains(&words)));
+        ensure!(all, "the servers tell HQ {causes:?}");
+        Ok(Some(()))
+    })
 }
 
 /// Whether this server notes that it handed its VM over while it ran.

@@ -2,26 +2,13 @@
 //! Servers that lose power, panic or stop, and the order in which they return.
 
 use super::round::{MINUTE, Round};
-use crate::failover::check_verdict;
 use crate::scenario::Scenario;
 use crate::server::BOOT_LIMIT;
 use crate::site::{Site, VM};
-use crate::wait::{wait_every, wait_for};
-use crate::writer::Writer;
+use crate::wait::wait_for;
 use anyhow::ensure;
 use provisioning_protocol::peer::PeerState;
 use std::time::Duration;
-
-/// Customers are watched for so long before the resync.
-const CALM: Duration = Duration::from_secs(15);
-/// Some 300 MiB at the least rate (20 MiB/s) take 15 s; the lab's emulated servers share two processors
-/// with all else, and have an emulated guest on top.
-const RESYNC_LIMIT: Duration = Duration::from_secs(300);
-/// Between two looks.
-const WINDOW: Duration = Duration::from_secs(5);
-/// A customer who waits longer than this has been starved: longer than the copy that is kept before a
-/// resync may hold writes up, and than the other server may be slow (6.3 s).
-const STARVED_S: f64 = 10.0;
 
 pub const POWER: &[Scenario] = &[
     Scenario {
@@ -54,11 +41,6 @@ pub const POWER: &[Scenario] = &[
         about: "the good server dies while the other is being brought up to date: nobody serves, and the \
                 whole copy from before stays",
         run: lost_during_resync,
-    },
-    Scenario {
-        name: "busy-resync",
-        about: "a server returns with every block to be copied while customers write all the time",
-        run: busy_resync,
     },
 ];
 
@@ -191,56 +173,4 @@ fn lost_during_resync(site: &mut Site) -> anyhow::Result<()> {
 fn kept_copies(round: &mut Round) -> anyhow::Result<usize> {
     let text = round.exec(round.other, "lvs --noheadings -o lv_name forecourt")?;
     Ok(text.lines().filter(|line| line.contains(".before-")).count())
-}
-
-/// The other server loses power, and everything it holds is declared unknown when it is back: as much
-/// to be copied as there can be. Customers write without a pause meanwhile.
-fn busy_resync(site: &mut Site) -> anyhow::Result<()> {
-    let mut round = Round::begin(site)?;
-    let (page, timeline) = (round.site.page.clone(), round.site.timeline.clone());
-    let busy = [(); 3].map(|()| Writer::start_every(&page, &timeline, Duration::ZERO));
-    let acked = |writers: &[Writer]| writers.iter().map(Writer::acked).sum::<usize>();
-    round.site.server(round.other).kill();
-    round.fault("the server without the VM loses power");
-    round.stayed()?;
-    round.power_on(round.other)?;
-    round.site.wait_paired(super::round::PAIR_LIMIT)?;
-    let calm_s = timeline.now_s();
-    let before = acked(&busy);
-    std::thread::sleep(CALM);
-    let calm = rate(acked(&busy) - before, timeline.now_s() - calm_s);
-    let minors = "sed -n 's/^ *\\([0-9]*\\): cs:.*/\\1/p' /proc/drbd";
-    let invalidate =
-        format!("for m in $({minors}); do /usr/lib/drbd/drbdsetup-84 invalidate $m; done");
-    round.exec(round.other, &invalidate)?;
-    let start_s = timeline.note("fault", "the other server's copies are declared unknown");
-    let first = acked(&busy);
-    wait_for("the resync", MINUTE, || {
-        Ok(round.exec(round.other, "cat /proc/drbd")?.contains("cs:SyncTarget").then_some(()))
-    })?;
-    wait_every("every block to be copied", RESYNC_LIMIT, WINDOW, || {
-        let text = round.exec(round.other, "cat /proc/drbd")?;
-        let left = text.contains("cs:Sync") || text.contains("ds:Inconsistent");
-        Ok((!left).then_some(()))
-    })?;
-    let seconds = timeline.now_s() - start_s;
-    let during = rate(acked(&busy) - first, seconds);
-    let text = format!(
-        "copied in {seconds:.0} s; customers' writes a second {calm:.1} before, {during:.1} meanwhile; \
-         longest pause {:.1} s",
-        busy.iter().map(|writer| writer.longest_gap_s(start_s)).fold(0.0, f64::max)
-    );
-    timeline.note("lab", text);
-    ensure!(during > 0.0, "nothing was acknowledged while the volumes were copied");
-    for writer in busy {
-        let gap_s = writer.longest_gap_s(start_s);
-        ensure!(gap_s < STARVED_S, "a customer waited for {gap_s:.1} s");
-        check_verdict(writer.finish()?)?;
-    }
-    round.end()
-}
-
-fn rate(writes: usize, seconds: f64) -> f64 {
-    let writes = u32::try_from(writes).unwrap_or(u32::MAX);
-    f64::from(writes) / seconds.max(0.001)
 }
