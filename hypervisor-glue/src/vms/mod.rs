@@ -176,7 +176,7 @@ pub trait Vms: Send + Sync {
     /// All VMs with a QEMU here, also those started or prepared by an earlier agent.
     async fn running(&self) -> Result<Vec<RunningVm>>;
 
-    /// Asks the guest to shut down, waits up to `limit`, then kills.
+    /// Asks the guest to shut down, again and again for up to `limit`, then kills.
     async fn stop(&self, vm: &VmName, limit: Duration) -> Result<StopOutcome>;
 
     /// Kills QEMU and waits until it is gone. Frozen disks must have been released first.

@@ -45,10 +45,7 @@ impl Qmp {
             .map_err(|err| GlueError::file("connect to", socket, err))?;
         let (reader, writer) = stream.into_split();
         let mut qmp = Self { reader: BufReader::new(reader), writer, next_id: 0, limit };
-        let greeting = timeout(limit, qmp.line("its greeting")).await.map_err(late)??;
-        if greeting.get("QMP").is_none() {
-            return Err(GlueError::parse(what(), greeting));
-        }
+        timeout(limit, qmp.greeting(&what())).await.map_err(late)??;
         qmp.execute("qmp_capabilities", None).await?;
         Ok(qmp)
     }
@@ -116,6 +113,20 @@ impl Qmp {
             Err(GlueError::parse(format!("QEMU's event {event}"), "endless others"))
         };
         timeout(wait, told).await.unwrap_or(Ok(None))
+    }
+
+    /// Passes over what QEMU still had to say to the conversation before.
+    async fn greeting(&mut self, what: &str) -> Result<()> {
+        let mut last = String::new();
+        for _ in 0..EVENTS_MAX {
+            match self.line("its greeting").await {
+                Ok(line) if line.get("QMP").is_some() => return Ok(()),
+                Ok(line) => last = line.to_string(),
+                Err(GlueError::Parse { detail, .. }) => last = detail,
+                Err(err) => return Err(err),
+            }
+        }
+        Err(GlueError::parse(what, last))
     }
 
     async fn exchange(
@@ -209,6 +220,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(500);
     const GREETING: &str = r#"{"QMP":{"version":{},"capabilities":[]}}"#;
+    /// An event of the moment in which QEMU took the connection, after half of one for the connection before.
+    const BEFORE: &str = "ss\":6}}\n{\"event\":\"MIGRATION_PASS\",\"data\":{\"pass\":7}}\n";
 
     /// A QEMU that greets, accepts capabilities, then answers each line with these lines.
     fn fake(dir: &Path, answers: &'static [&'static [&'static str]]) -> std::path::PathBuf {
@@ -218,7 +231,7 @@ mod tests {
             let (stream, _) = listener.accept().await.expect("accepted");
             let (reader, mut writer) = stream.into_split();
             let mut lines = BufReader::new(reader).lines();
-            writer.write_all(format!("{GREETING}\n").as_bytes()).await.expect("greeted");
+            writer.write_all(format!("{BEFORE}{GREETING}\n").as_bytes()).await.expect("greeted");
             lines.next_line().await.expect("capabilities");
             writer.write_all(b"{\"return\":{},\"id\":1}\n").await.expect("accepted");
             for answer in answers {
@@ -247,6 +260,19 @@ mod tests {
         let mut qmp = Qmp::connect(&socket, LIMIT).await.expect("connected");
         let answer = qmp.execute("query-status", None).await.expect("answered");
         assert_eq!(answer["status"], "running");
+    }
+
+    #[tokio::test]
+    async fn who_never_greets_is_no_qemu() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let socket = dir.path().join("qmp.sock");
+        let listener = UnixListener::bind(&socket).expect("bound");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            while stream.write_all(BEFORE.as_bytes()).await.is_ok() {}
+        });
+        let err = Qmp::connect(&socket, LIMIT * 20).await.map(drop).expect_err("no greeting");
+        assert!(matches!(err, GlueError::Parse { .. }), "{err}");
     }
 
     #[tokio::test]

@@ -34,6 +34,8 @@ const HALT_LIMIT: Duration = Duration::from_secs(1);
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long systemd may take to put an earlier run away, or to fork.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
+/// A guest that was just booting, or boots instead of switching off, does not heed its power button.
+const PRESS_AGAIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 const SIGCONT: i32 = Signal::CONT.as_raw();
 const SIGSTOP: i32 = Signal::STOP.as_raw();
@@ -499,13 +501,20 @@ impl Vms for SystemdVms {
         if self.main_pid(vm).await?.is_none() {
             return Ok(StopOutcome::WasAbsent);
         }
-        let asked = async { self.qmp(vm).await?.execute("system_powerdown", None).await };
-        if let Err(err) = asked.await {
-            tracing::warn!(%vm, error = %crate::error::error_chain(&err), "power button not heard");
-        }
-        if self.gone_within(vm, limit).await? {
-            self.remove_taps(vm).await?;
-            return Ok(StopOutcome::Clean);
+        let until = Instant::now() + limit;
+        loop {
+            let asked = async { self.qmp(vm).await?.execute("system_powerdown", None).await };
+            if let Err(err) = asked.await {
+                tracing::warn!(%vm, error = %crate::error::error_chain(&err), "power button not heard");
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if self.gone_within(vm, left.min(PRESS_AGAIN)).await? {
+                self.remove_taps(vm).await?;
+                return Ok(StopOutcome::Clean);
+            }
+            if Instant::now() >= until {
+                break;
+            }
         }
         self.kill(vm).await?;
         Ok(StopOutcome::Killed)
