@@ -11,6 +11,9 @@ use std::process::Command;
 /// Boot loader's configuration.
 pub const CONFIG: &str = include_str!("../files/syslinux.cfg");
 
+/// After the partition, for the stamps that parts-counter writes.
+pub const SPARE_BYTES: u64 = 1 << 20;
+
 const SECTOR: u64 = 512;
 /// First sector of the partition: 1 MiB, as everywhere.
 const START: u32 = 2048;
@@ -53,6 +56,7 @@ pub fn build(image: &Path, work: &Path, vmlinuz: &Path, initrd: &Path) -> anyhow
     let offset = (u64::from(START) * SECTOR).to_string();
     let syslinux = find("syslinux", "syslinux")?;
     run(Command::new(syslinux).args(["--offset", &offset, "--install"]).arg(&part))?;
+    File::options().write(true).open(&part)?.set_len(size + SPARE_BYTES)?;
     std::fs::rename(&part, image).context("Keeping the image")?;
     Ok(())
 }

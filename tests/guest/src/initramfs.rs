@@ -14,6 +14,7 @@ const INIT: &str = include_str!("../files/init");
 const POWER: &str = include_str!("../files/power");
 const DHCP_BOUND: &str = include_str!("../files/dhcp-bound");
 const SERVER: &str = include_str!("bin/parts-counter.rs");
+const STAMPS: &str = include_str!("bin/parts-counter/stamps.rs");
 /// Modules by the list `init` loads them from; what they need is found. The first are needed to serve,
 /// the second if the NoCloud disk is an ISO image, the third for the power button.
 const MODULES: &[(&str, &[&str])] = &[
@@ -30,7 +31,18 @@ const APPLETS: &[&str] = &[
 /// Changes when anything that goes into the image from here changes.
 pub fn sources_digest() -> u64 {
     let mut hasher = DefaultHasher::new();
-    (INIT, POWER, DHCP_BOUND, SERVER, crate::image::CONFIG, MODULES, APPLETS).hash(&mut hasher);
+    (
+        INIT,
+        POWER,
+        DHCP_BOUND,
+        SERVER,
+        STAMPS,
+        crate::image::SPARE_BYTES,
+        crate::image::CONFIG,
+        MODULES,
+        APPLETS,
+    )
+        .hash(&mut hasher);
     hasher.finish()
 }
 
@@ -79,12 +91,14 @@ pub fn build(work: &Path, kernel: &Kernel, release: u64) -> anyhow::Result<PathB
     Ok(path)
 }
 
-/// Compiles the server statically. By rustc alone: it is one std-only file, and a nested cargo would
+/// Compiles the server statically. By rustc alone: it is std-only, and a nested cargo would
 /// wait for the lock of the cargo that runs us.
 fn compile_server(work: &Path) -> anyhow::Result<PathBuf> {
     let source = work.join("parts-counter.rs");
     std::fs::write(&source, SERVER)?;
-    let program = work.join("parts-counter");
+    std::fs::create_dir_all(work.join("parts-counter"))?;
+    std::fs::write(work.join("parts-counter/stamps.rs"), STAMPS)?;
+    let program = work.join("server");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command.args(["--edition", "2024", "--crate-name", "parts_counter", "-C", "opt-level=2"]);

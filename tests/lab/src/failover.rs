@@ -121,6 +121,11 @@ pub fn check_verdict(verdict: Verdict) -> anyhow::Result<()> {
         verdict.lost,
         verdict.acked
     );
+    ensure!(
+        verdict.torn == 0,
+        "{} lines of the page or blocks of its disks are torn",
+        verdict.torn
+    );
     Ok(())
 }
 

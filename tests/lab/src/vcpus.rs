@@ -4,6 +4,8 @@
 
 use crate::channel::Channel;
 use crate::site::{Site, VM};
+use crate::timeline::Timeline;
+use anyhow::ensure;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -42,11 +44,15 @@ impl Vcpus {
         Ok(Self { looks, stop, thread: Some(thread) })
     }
 
-    /// Ends the watch: how often the VM was seen to run, and whether it ran on both at once.
-    #[must_use]
-    pub fn finish(mut self) -> Seen {
+    /// Ends the watch; fails if the VM's vCPUs ran on both servers at once, or were never seen to run.
+    pub fn ran_once(mut self, timeline: &Timeline) -> anyhow::Result<()> {
         self.end();
-        judge(&self.looks.lock().unwrap_or_else(PoisonError::into_inner))
+        let seen = judge(&self.looks.lock().unwrap_or_else(PoisonError::into_inner));
+        let [on_a, on_b] = seen.ran;
+        timeline.note(VM, format!("seen to run: {on_a} times on A, {on_b} on B"));
+        ensure!(on_a + on_b > 0, "the watch saw nothing");
+        ensure!(!seen.twice, "the VM's processors ran on both servers at once");
+        Ok(())
     }
 
     fn end(&mut self) {
@@ -65,11 +71,11 @@ impl Drop for Vcpus {
 
 /// What a watch saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+struct Seen {
     /// In how many spans between two looks it ran on A, and on B.
-    pub ran: [usize; 2],
+    ran: [usize; 2],
     /// Whether it ran on both in two spans in a row: in one it may have moved.
-    pub twice: bool,
+    twice: bool,
 }
 
 fn look(channel: &Channel) -> Look {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A customer that never stops: writes numbers to the example VM's page and keeps which were
 //! acknowledged, so that not one of them may be missing later.
+//!
+//! With each number the VM stamps a block of each of its disks anew, past every cache. Later each block must hold
+//! a stamp at least as new as its last acknowledged one.
 
 use crate::http;
 use crate::timeline::Timeline;
 use anyhow::bail;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +22,10 @@ const PATIENT_LIMIT: Duration = Duration::from_secs(12);
 const PATIENT_PAUSE: Duration = Duration::from_millis(300);
 /// The first writer's numbers come after this one, the second's after twice this, and so on.
 const FIRST: u64 = 1_000_000;
+/// Stamped blocks of each disk; stamp N is in block N modulo this.
+const BLOCKS: u64 = 32;
+/// Disks with such blocks.
+const DISKS: [&str; 2] = ["system", "data"];
 /// Between two entries, and between two tries.
 const PAUSE: Duration = Duration::from_millis(40);
 
@@ -29,6 +36,8 @@ pub struct Ack {
     pub at_s: f64,
     /// What was written.
     pub entry: u64,
+    /// The number of the stamp that each disk got with it.
+    pub stamp: u64,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +51,25 @@ struct Ledger {
 pub struct Page {
     /// Loopback port that leads to it.
     pub port: u16,
-    promised: Arc<Mutex<Vec<Ack>>>,
+    promised: Arc<Mutex<Promised>>,
+}
+
+#[derive(Debug, Default)]
+struct Promised {
+    entries: Vec<Ack>,
+    /// The newest acknowledged stamp of each block, and when it was acknowledged.
+    blocks: BTreeMap<u64, (u64, f64)>,
+}
+
+impl Promised {
+    fn stamped(&mut self, acks: &[Ack]) {
+        for ack in acks {
+            let newest = self.blocks.entry(ack.stamp % BLOCKS).or_insert((ack.stamp, ack.at_s));
+            if newest.0 < ack.stamp {
+                *newest = (ack.stamp, ack.at_s);
+            }
+        }
+    }
 }
 
 impl Page {
@@ -67,11 +94,11 @@ pub struct Verdict {
     /// Acknowledged entries.
     pub acked: usize,
     /// Entries that are not on the page: those, and what earlier writers were promised. A copy that
-    /// fell behind shows late, when the VM runs on it.
+    /// fell behind shows late, when the VM runs on it. And blocks whose stamp is older than acknowledged.
     pub lost: usize,
     /// When the first and the last of those were acknowledged, in seconds since the run's start.
     pub lost_between_s: Option<(f64, f64)>,
-    /// Lines of the page that no writer ever sent.
+    /// Lines of the page that no writer ever sent, and blocks that hold no stamp of theirs.
     pub torn: usize,
 }
 
@@ -121,21 +148,30 @@ impl Writer {
         times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
     }
 
-    /// Stops writing and compares the page with all that it ever promised.
+    /// Stops writing and compares the page, and the blocks of its VM's disks, with all that was ever promised.
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.stop();
         let acked = lock(&self.ledger).acks.clone();
-        let found = http::get(self.page.port, "/log", Duration::from_secs(30))?;
-        if found.status != 200 {
-            bail!("GET /log answered {}", found.status);
-        }
+        let page = self.ask("/log")?;
+        let stamps = self.ask("/stamps")?;
         let mut promised = self.page.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = compare(&acked, &promised, &found.body);
-        promised.extend(acked);
+        promised.stamped(&acked);
+        let blocks = compare_blocks(&promised.blocks, &stamps);
+        let verdict = blocks.with(compare(&acked, &promised.entries, &page));
+        promised.entries.extend(acked);
         // What is lost is told once.
-        let there = entries(&found.body);
-        promised.retain(|ack| there.contains(&ack.entry));
+        let there = entries(&page);
+        promised.entries.retain(|ack| there.contains(&ack.entry));
+        promised.blocks.retain(|block, _| !blocks.stale.contains_key(block));
         Ok(verdict)
+    }
+
+    fn ask(&self, path: &str) -> anyhow::Result<String> {
+        let found = http::get(self.page.port, path, Duration::from_secs(30))?;
+        if found.status != 200 {
+            bail!("GET {path} answered {}", found.status);
+        }
+        Ok(found.body)
     }
 
     fn stop(&mut self) {
@@ -167,6 +203,62 @@ fn compare(acked: &[Ack], earlier: &[Ack], page: &str) -> Verdict {
     Verdict { acked: acked.len(), lost: lost.len(), lost_between_s: first.zip(last), torn }
 }
 
+/// What became of the stamped blocks.
+#[derive(Debug, Default, PartialEq)]
+struct Blocks {
+    /// Blocks older than acknowledged, on either disk, and when that was.
+    stale: BTreeMap<u64, f64>,
+    /// How many hold something else than a stamp of theirs, or are not there at all.
+    torn: usize,
+}
+
+impl Blocks {
+    fn with(&self, mut verdict: Verdict) -> Verdict {
+        verdict.lost += self.stale.len();
+        verdict.torn += self.torn;
+        for at_s in self.stale.values() {
+            let (first, last) = verdict.lost_between_s.unwrap_or((*at_s, *at_s));
+            verdict.lost_between_s = Some((first.min(*at_s), last.max(*at_s)));
+        }
+        verdict
+    }
+}
+
+/// `found`: lines of disk, block, and its stamp or `blank` or `torn`.
+fn compare_blocks(acked: &BTreeMap<u64, (u64, f64)>, found: &str) -> Blocks {
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let lines: Vec<Vec<String>> = found.lines().map(words).collect();
+    let mut blocks = Blocks::default();
+    for disk in DISKS {
+        for block in 0..BLOCKS {
+            let number = block.to_string();
+            let line =
+                lines.iter().find(|line| line.len() == 3 && line[0] == disk && line[1] == number);
+            let stamp = match line.map(|line| line[2].as_str()) {
+                Some("blank") => 0,
+                Some(word) => {
+                    word.parse().ok().filter(|n: &u64| n % BLOCKS == block).unwrap_or(u64::MAX)
+                }
+                None => u64::MAX,
+            };
+            if stamp == u64::MAX {
+                blocks.torn += 1;
+            } else if let Some((newest, at_s)) = acked.get(&block)
+                && stamp < *newest
+            {
+                blocks.stale.insert(block, *at_s);
+            }
+        }
+    }
+    blocks
+}
+
+/// The number of the stamp in the page's answer to an entry.
+fn stamp_of(answer: &str, entry: u64) -> Option<u64> {
+    let (first, second) = answer.trim().split_once(' ')?;
+    second.parse().ok().filter(|_| first.parse() == Ok(entry))
+}
+
 fn write(
     port: u16,
     timeline: &Timeline,
@@ -183,8 +275,9 @@ fn write(
         // an entry counts as acknowledged only if the answer to that very entry came.
         entry += 1;
         match http::post(port, &format!("/write?n={entry}"), "", limit) {
-            Ok(answer) if answer.status == 200 => {
-                lock(ledger).acks.push(Ack { at_s: timeline.now_s(), entry });
+            Ok(answer) if answer.status == 200 && stamp_of(&answer.body, entry).is_some() => {
+                let stamp = stamp_of(&answer.body, entry).unwrap_or_default();
+                lock(ledger).acks.push(Ack { at_s: timeline.now_s(), entry, stamp });
             }
             _ => lock(ledger).tries_failed += 1,
         }
@@ -198,13 +291,13 @@ fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ack, Verdict, compare};
+    use super::{Ack, BLOCKS, Promised, Verdict, compare, compare_blocks, stamp_of};
 
     fn acks(entries: &[u64]) -> Vec<Ack> {
         entries
             .iter()
             .zip(1_u8..)
-            .map(|(entry, at)| Ack { at_s: at.into(), entry: *entry })
+            .map(|(entry, at)| Ack { at_s: at.into(), entry: *entry, stamp: u64::from(at) + 30 })
             .collect()
     }
 
@@ -236,5 +329,51 @@ mod tests {
         );
         let page = "1000001\n1000002\n2000003\n\0\0\n2000000\n";
         assert_eq!(compare(&acked, &[], page), verdict(0, None, 2));
+    }
+
+    /// What the page tells of both disks after stamps 1 to `last`.
+    fn stamped(last: u64) -> String {
+        let newest = |block| (0..=last).rev().find(|stamp| stamp % BLOCKS == block).unwrap_or(0);
+        let line = |disk, block| match newest(block) {
+            0 => format!("{disk} {block} blank\n"),
+            stamp => format!("{disk} {block} {stamp}\n"),
+        };
+        ["system", "data"]
+            .map(|disk| (0..BLOCKS).map(|b| line(disk, b)).collect::<String>())
+            .concat()
+    }
+
+    #[test]
+    fn a_block_older_than_acknowledged_is_lost_and_a_newer_one_is_not() {
+        let mut promised = Promised::default();
+        // Stamps 31, 32, 33: blocks 31, 0, 1.
+        promised.stamped(&acks(&[1, 2, 3]));
+        assert_eq!(compare_blocks(&promised.blocks, &stamped(33)).stale.len(), 0);
+        assert_eq!(compare_blocks(&promised.blocks, &stamped(90)).stale.len(), 0);
+        let old = compare_blocks(&promised.blocks, &stamped(31));
+        assert_eq!(old.stale.into_iter().collect::<Vec<_>>(), [(0, 2.0), (1, 3.0)]);
+        let one_disk = stamped(33).replacen("system 1 33", "system 1 1", 1);
+        let found = compare_blocks(&promised.blocks, &one_disk);
+        let verdict = found.with(Verdict { acked: 3, lost: 1, lost_between_s: None, torn: 0 });
+        assert_eq!((verdict.lost, verdict.lost_between_s), (2, Some((3.0, 3.0))));
+    }
+
+    #[test]
+    fn a_torn_misplaced_or_missing_block_counts_as_torn() {
+        let promised = Promised::default().blocks;
+        assert_eq!(compare_blocks(&promised, &stamped(40)).torn, 0);
+        assert_eq!(compare_blocks(&promised, "").torn, 64);
+        for bad in ["data 5 torn", "data 5 6", "data 5", "date 5 37", "data 5 -1"] {
+            let text = stamped(40).replacen("data 5 37", bad, 1);
+            assert_eq!(compare_blocks(&promised, &text).torn, 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_only_for_its_own_entry() {
+        assert_eq!(stamp_of("1000001 77\n", 1_000_001), Some(77));
+        for bad in ["1000001\n", "1000002 77\n", "", "1000001 x"] {
+            assert_eq!(stamp_of(bad, 1_000_001), None, "{bad}");
+        }
     }
 }

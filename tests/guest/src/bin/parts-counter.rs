@@ -6,13 +6,18 @@
 //! parts-counter serve FOLDER [ADDRESS:PORT]
 //!
 //! GET  /             a page with the counter
-//! POST /write?n=K    appends K to the log; 200 only after fdatasync
+//! POST /write?n=K    appends K to the log and stamps a block of each disk; 200 and "K STAMP" only after fdatasync
 //! GET  /log          every entry, one a line
+//! GET  /stamps       every stamped block: disk, block, its last stamp or "blank" or "torn"
 //! GET  /health       200
 //! ```
 //!
-//! std only: it is compiled alone, statically, for an initramfs.
+//! Of the disk that SYSTEM_DISK names the end is stamped. std only: it is compiled alone, statically, for an initramfs.
 
+#[path = "parts-counter/stamps.rs"]
+mod stamps;
+
+use stamps::{Stamp, Stamps};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -99,6 +104,7 @@ fn is_address(text: &str) -> bool {
 struct Log {
     file: File,
     entries: Vec<u64>,
+    stamps: Stamps,
     starts: usize,
 }
 
@@ -123,21 +129,28 @@ impl Log {
         let count = usize::try_from(starts.metadata()?.len()).map_err(io::Error::other)?;
         file.sync_all()?;
         starts.sync_all()?;
+        let mut stamps = Stamps::default();
+        stamps.add_file("data", &folder.join("stamps"))?;
         File::open(folder)?.sync_all()?;
-        Ok(Self { file, entries, starts: count })
+        Ok(Self { file, entries, stamps, starts: count })
     }
 
-    /// Appends an entry; returns once it is on the disk.
-    fn append(&mut self, entry: u64) -> io::Result<()> {
+    /// Appends an entry; returns the number of its stamp once all of it is on the disks.
+    fn append(&mut self, entry: u64) -> io::Result<u64> {
         self.file.write_all(format!("{entry}\n").as_bytes())?;
         self.file.sync_data()?;
+        let stamp = self.stamps.write()?;
         self.entries.push(entry);
-        Ok(())
+        Ok(stamp)
     }
 }
 
 fn serve(folder: &Path, listen: &str) -> io::Result<()> {
-    let log = Arc::new(Mutex::new(Log::open(folder)?));
+    let mut log = Log::open(folder)?;
+    if let Some(disk) = std::env::var_os("SYSTEM_DISK").filter(|disk| !disk.is_empty()) {
+        log.stamps.add_device("system", Path::new(&disk))?;
+    }
+    let log = Arc::new(Mutex::new(log));
     let listener = TcpListener::bind(listen)?;
     // In one write: each write to the kernel's log is a line.
     let line = format!("parts-counter: listening on {}\n", listener.local_addr()?);
@@ -239,9 +252,10 @@ fn answer(request: &Request, log: &Mutex<Log>) -> io::Result<Answer> {
             });
             ("200 OK", text, lines)
         }
+        ("GET", "/stamps") => ("200 OK", text, stamped(&lock(log).stamps)?),
         ("POST", "/write") => match query.strip_prefix("n=").and_then(|n| n.parse().ok()) {
             Some(entry) => match lock(log).append(entry) {
-                Ok(()) => ("200 OK", text, format!("{entry}\n")),
+                Ok(stamp) => ("200 OK", text, format!("{entry} {stamp}\n")),
                 Err(err) => {
                     // What is on the disk now is unknown: end, so that the next start reads it.
                     eprintln!("parts-counter: write failed: {err}");
@@ -250,11 +264,23 @@ fn answer(request: &Request, log: &Mutex<Log>) -> io::Result<Answer> {
             },
             None => ("400 Bad Request", text, "write?n=NUMBER\n".into()),
         },
-        (_, "/" | "/health" | "/log" | "/write") => {
+        (_, "/" | "/health" | "/log" | "/stamps" | "/write") => {
             ("405 Method Not Allowed", text, "method not allowed\n".into())
         }
         _ => ("404 Not Found", text, "not found\n".into()),
     })
+}
+
+fn stamped(stamps: &Stamps) -> io::Result<String> {
+    let mut lines = String::new();
+    for (disk, block, stamp) in stamps.read()? {
+        let _ = match stamp {
+            Stamp::Blank => writeln!(lines, "{disk} {block} blank"),
+            Stamp::Whole(number) => writeln!(lines, "{disk} {block} {number}"),
+            Stamp::Torn => writeln!(lines, "{disk} {block} torn"),
+        };
+    }
+    Ok(lines)
 }
 
 fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
@@ -297,8 +323,8 @@ mod tests {
     fn entries_survive_and_a_torn_line_is_cut_off() {
         let folder = temp("torn");
         let mut log = Log::open(&folder).expect("opened");
-        log.append(7).expect("written");
-        log.append(8).expect("written");
+        assert_eq!(log.append(7).expect("written"), 1);
+        assert_eq!(log.append(8).expect("written"), 2);
         drop(log);
         let mut file = OpenOptions::new().append(true).open(folder.join("log")).expect("opened");
         file.write_all(b"99").expect("written");
@@ -342,14 +368,18 @@ mod tests {
                 .write_all(
                     b"POST /write?n=5 HTTP/1.1\r\nContent-Length: 2\r\n\r\nxx\
                       POST /write?n=-1 HTTP/1.1\r\n\r\nGET /../log HTTP/1.1\r\n\r\n\
-                      GET /log HTTP/1.1\r\n\r\n\x00\r\n",
+                      GET /stamps HTTP/1.1\r\n\r\nGET /log HTTP/1.1\r\n\r\n\x00\r\n",
                 )
                 .expect("sent");
             let mut got = String::new();
             stream.read_to_string(&mut got).expect("answered");
             let statuses: Vec<&str> =
                 got.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")).collect();
-            assert_eq!(statuses, ["200 OK", "400 Bad Request", "404 Not Found", "200 OK"]);
+            assert_eq!(
+                statuses,
+                ["200 OK", "400 Bad Request", "404 Not Found", "200 OK", "200 OK"]
+            );
+            assert!(got.contains("\ndata 1 1\ndata 2 blank\n"), "{got}");
             assert!(got.ends_with("\r\n\r\n5\n"), "{got}");
         });
         let _ = std::fs::remove_dir_all(folder);

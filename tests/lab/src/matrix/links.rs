@@ -6,6 +6,7 @@ use crate::net::Direction;
 use crate::scenario::Scenario;
 use crate::server::lan_mac;
 use crate::site::{Site, VM, is_paired};
+use crate::vcpus::Vcpus;
 use anyhow::ensure;
 use provisioning_protocol::peer::{Path, PeerState};
 use std::time::Duration;
@@ -114,16 +115,20 @@ fn lan_cut(site: &mut Site) -> anyhow::Result<()> {
 /// The side with the VM asks the witness first and goes on; the other one has nothing to let go of.
 fn servers_parted(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
+    let vcpus = Vcpus::watch(round.site)?;
     round.part(true);
     round.fault("every way between the servers is cut");
     round.stayed()?;
     round.part(false);
     round.nobody_rebooted()?;
+    round.site.wait_paired(PAIR_LIMIT)?;
+    vcpus.ran_once(&round.site.timeline)?;
     round.end()
 }
 
 fn one_way_cut(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
+    let vcpus = Vcpus::watch(round.site)?;
     let [host, other] = [round.host, round.other].map(lan_mac);
     round.site.lan.block(other, host, true);
     round.site.cable.cut(round.other, Direction::In);
@@ -133,6 +138,8 @@ fn one_way_cut(site: &mut Site) -> anyhow::Result<()> {
     round.site.timeline.note(VM, format!("longest pause {gap_s:.1} s"));
     round.site.lan.block(other, host, false);
     round.site.cable.heal_both(round.other);
+    round.site.wait_paired(PAIR_LIMIT)?;
+    vcpus.ran_once(&round.site.timeline)?;
     round.end()
 }
 
@@ -184,6 +191,7 @@ fn flapping(site: &mut Site) -> anyhow::Result<()> {
 /// own, without a reboot, once they meet again.
 fn cut_off(site: &mut Site) -> anyhow::Result<()> {
     let mut round = Round::begin(site)?;
+    let vcpus = Vcpus::watch(round.site)?;
     round.cut_off(round.host, true);
     round.fault("the VM's server is cut off from its peer and from HQ");
     round.moved()?;
@@ -191,5 +199,6 @@ fn cut_off(site: &mut Site) -> anyhow::Result<()> {
     round.site.wait_paired(PAIR_LIMIT)?;
     ensure!(round.site.host_of_vm()? == round.other, "the VM runs on the server that lost it");
     round.nobody_rebooted()?;
+    vcpus.ran_once(&round.site.timeline)?;
     round.end()
 }

@@ -100,13 +100,7 @@ fn drain_cut(site: &mut Site) -> anyhow::Result<()> {
     round.site.wait_paired(PAIR_LIMIT)?;
     wait_drained(&round)?;
     round.serves()?;
-    let seen = vcpus.finish();
-    round
-        .site
-        .timeline
-        .note(VM, format!("seen to run: {} times on A, {} on B", seen.ran[0], seen.ran[1]));
-    ensure!(seen.ran[0] + seen.ran[1] > 0, "the watch saw nothing");
-    ensure!(!seen.twice, "the VM's processors ran on both servers at once");
+    vcpus.ran_once(&round.site.timeline)?;
     ensure!(round.site.host_of_vm()? != host, "the drained server runs the VM");
     undrain(&round)?;
     round.end()

@@ -134,11 +134,14 @@ fn lost_during_resync(site: &mut Site) -> anyhow::Result<()> {
     // A low rate would not do: what lies side by side is asked for a megabyte at a time.
     let all = |order: &str| format!("for m in $({minors}); do {setup} {order} $m; done");
     round.exec(round.other, &all("pause-sync"))?;
-    // The guest only reads its system disk: all of it is written anew, with what it holds.
+    // Of its system disk the guest writes the end only: all before is written anew, with what it holds.
     let minor = format!(
         "{setup} events2 all --now | sed -n 's/.*device name:{VM}-system .*minor:\\([0-9]*\\).*/\\1/p'"
     );
-    let rewrite = format!("d=/dev/drbd$({minor}); dd if=$d of=$d bs=1M conv=notrunc,fsync 2>&1");
+    let rewrite = format!(
+        "d=/dev/drbd$({minor}); n=$(($(blockdev --getsize64 $d) / 1048576 - 1)); \
+         dd if=$d of=$d bs=1M count=$n conv=notrunc,fsync 2>&1"
+    );
     let wrote = round.exec(round.host, &rewrite)?;
     round.site.timeline.note(round.host, format!("wrote: {}", wrote.trim().replace('\n', ", ")));
     round.part(false);
