@@ -42,16 +42,26 @@ fn busy_resync(site: &mut Site) -> anyhow::Result<()> {
     round.stayed()?;
     round.power_on(round.other)?;
     round.site.wait_paired(PAIR_LIMIT)?;
-    copy_all(round.site, round.other, &busy)?;
+    let seen = copy_all(round.site, round.other, &busy)?;
+    ensure!(seen.writes > 0.0, "nothing was acknowledged while the volumes were copied");
+    ensure!(seen.longest_s < STARVED_S, "a customer waited for {:.1} s", seen.longest_s);
     for writer in busy {
         check_verdict(writer.finish()?)?;
     }
     round.end()
 }
 
-/// Declares all that a server holds unknown, and waits until it is copied from the other one. Fails when a
-/// customer waits too long.
-pub fn copy_all(site: &mut Site, to: &str, busy: &[Writer]) -> anyhow::Result<()> {
+/// What became of customers and processors while everything was copied.
+pub struct Copying {
+    /// Acknowledged writes a second meanwhile.
+    pub writes: f64,
+    /// The longest time without one, in seconds.
+    pub longest_s: f64,
+}
+
+/// Declares all that a server holds unknown, and waits until it is copied from the other one.
+pub fn copy_all(site: &mut Site, to: &str, busy: &[Writer]) -> anyhow::Result<Copying> {
+    let from = if to == "a" { "b" } else { "a" };
     let timeline = site.timeline.clone();
     let acked = || busy.iter().map(Writer::acked).sum::<usize>();
     let (calm_s, before) = (timeline.now_s(), acked());
@@ -63,7 +73,7 @@ pub fn copy_all(site: &mut Site, to: &str, busy: &[Writer]) -> anyhow::Result<()
     ensure!(mib > 0, "server {to} has no volume that could be copied anew: {text}");
     let start_s = timeline
         .note("fault", format!("the {mib} MiB that server {to} holds are declared unknown"));
-    let first = acked();
+    let (first, used_before) = (acked(), used_s(site, from)?);
     wait_for("the resync", MINUTE, || {
         Ok(kernel(site, to)?.contains("cs:SyncTarget").then_some(()))
     })?;
@@ -73,17 +83,29 @@ pub fn copy_all(site: &mut Site, to: &str, busy: &[Writer]) -> anyhow::Result<()
         Ok((!left).then_some(()))
     })?;
     let seconds = timeline.now_s() - start_s;
-    let during = rate(acked() - first, seconds);
-    let longest = busy.iter().map(|writer| writer.longest_gap_s(start_s)).fold(0.0, f64::max);
+    let writes = rate(acked() - first, seconds);
+    let longest_s = busy.iter().map(|writer| writer.longest_gap_s(start_s)).fold(0.0, f64::max);
+    let used = used_s(site, from)?;
+    let [all, vms] = [0, 1].map(|at| used[at] - used_before[at]);
     let text = format!(
-        "copied in {seconds:.0} s, {:.0} MiB/s; customers' writes a second {calm:.1} before, {during:.1} \
-         meanwhile; longest pause {longest:.1} s",
+        "copied in {seconds:.0} s, {:.0} MiB/s; customers' writes a second {calm:.1} before, {writes:.1} \
+         meanwhile, longest pause between two {longest_s:.1} s; of {all:.0} s of server {from}'s processor its VMs had \
+         {vms:.0}",
         f64::from(mib) / seconds
     );
     timeline.note("lab", text);
-    ensure!(during > 0.0, "nothing was acknowledged while the volumes were copied");
-    ensure!(longest < STARVED_S, "a customer waited for {longest:.1} s");
-    Ok(())
+    Ok(Copying { writes, longest_s })
+}
+
+/// Processor seconds that a server has used since its start, and its VMs' part of them.
+fn used_s(site: &mut Site, name: &str) -> anyhow::Result<[f64; 2]> {
+    let read = "cd /sys/fs/cgroup && head -n1 cpu.stat && \
+                cat system.slice/forecourt-vm-*.service/cpu.stat | grep ^usage_usec";
+    let text = site.server(name).exec(read)?.ok()?;
+    let number = |line: &str| line.strip_prefix("usage_usec ")?.trim().parse::<f64>().ok();
+    let used: Vec<f64> = text.lines().filter_map(number).map(|us| us / 1e6).collect();
+    let all = *used.first().with_context(|| format!("no processor time in {text:?}"))?;
+    Ok([all, used[1..].iter().sum()])
 }
 
 /// What the kernel says of a server's volumes.
