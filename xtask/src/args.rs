@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line of `cargo xtask`.
 
+use crate::report;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -90,8 +91,8 @@ pub struct DemoOptions {
     /// End by itself instead of staying up until Ctrl-C.
     #[arg(long)]
     pub once: bool,
-    /// Write the timings to this file.
-    #[arg(long, value_name = "FILE")]
+    /// Write the timings to this file, or to standard output.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = report::STDOUT, value_parser = report::named)]
     pub json: Option<PathBuf>,
 }
 
@@ -103,8 +104,8 @@ pub struct LabOptions {
     /// Print the scenarios and end.
     #[arg(long)]
     pub list: bool,
-    /// Write the results to this file.
-    #[arg(long, value_name = "FILE")]
+    /// Write the results to this file, or to standard output.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = report::STDOUT, value_parser = report::named)]
     pub json: Option<PathBuf>,
 }
 
@@ -133,8 +134,8 @@ pub struct BenchOptions {
     /// `forecourt-bmc,pacemaker`; everything if not said.
     #[arg(long, value_delimiter = ',')]
     pub modes: Vec<String>,
-    /// Write the figures to this file.
-    #[arg(long, value_name = "FILE")]
+    /// Write the figures to this file, or to standard output.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = report::STDOUT, value_parser = report::named)]
     pub json: Option<PathBuf>,
 }
 

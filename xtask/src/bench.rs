@@ -4,6 +4,7 @@
 mod peers;
 
 use crate::args::{BenchName, BenchOptions};
+use crate::report::Report as Json;
 use crate::{lab, ui};
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -62,6 +63,7 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
         BenchName::Peers => contenders = Contender::select(&options.modes)?,
         _ => modes = Mode::select(&options.modes)?,
     }
+    let json = Json::open(options.json.as_deref())?;
     let artifacts = lab::artifacts()?;
     let timeline = Timeline::printing();
     let runs = |usual| options.runs.unwrap_or(usual);
@@ -71,8 +73,8 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
         BenchName::Image => image(&artifacts, &timeline, runs(1))?,
         BenchName::Peers => peers(&artifacts, &timeline, &contenders, runs(1))?,
     };
-    if let Some(file) = &options.json {
-        lab::write_json(file, &report.figures)?;
+    if let Some(json) = json {
+        json.write(&report.figures)?;
     }
     anyhow::ensure!(report.misses.is_empty(), "{}", report.misses.join("; "));
     Ok(())

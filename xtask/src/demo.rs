@@ -2,17 +2,19 @@
 //! `cargo xtask demo`: the main job on this machine.
 
 use crate::args::DemoOptions;
+use crate::report::Report;
 use crate::{lab, ui};
 use tests_lab::timeline::Timeline;
 
 /// Runs the demo.
 pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
+    let json = Report::open(options.json.as_deref())?;
     let artifacts = lab::artifacts()?;
     let timeline = Timeline::printing();
     let (report, site) = tests_lab::demo::run(&artifacts, &timeline)?;
     ui::line(&format!("\nWhat it took:\n{}", report.table()));
-    if let Some(file) = &options.json {
-        lab::write_json(file, &report)?;
+    if let Some(json) = json {
+        json.write(&report)?;
     }
     if !options.once {
         ui::line(&format!("dashboard  {}/", site.hq.url()));

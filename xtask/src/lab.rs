@@ -2,9 +2,9 @@
 //! `cargo xtask lab`: real-machine scenarios.
 
 use crate::args::LabOptions;
+use crate::report::Report;
 use crate::{deps, image, paths, template, ui};
-use anyhow::{Context, bail};
-use std::path::Path;
+use anyhow::bail;
 use tests_lab::artifacts::Artifacts;
 use tests_lab::scenario::{self, Results};
 use tests_lab::timeline::Timeline;
@@ -13,7 +13,7 @@ use tests_lab::timeline::Timeline;
 pub fn run(options: &LabOptions) -> anyhow::Result<()> {
     if options.list {
         for scenario in scenario::all() {
-            ui::line(&format!("{:<14} {}", scenario.name, scenario.about));
+            ui::line(&format!("{:<27} {}", scenario.name, scenario.about));
         }
         return Ok(());
     }
@@ -34,10 +34,11 @@ pub fn run(options: &LabOptions) -> anyhow::Result<()> {
 /// Runs the scenarios and writes the results.
 pub fn run_all(options: &LabOptions) -> anyhow::Result<Results> {
     let chosen = scenario::select(&options.scenarios)?;
+    let report = Report::open(options.json.as_deref())?;
     let artifacts = artifacts()?;
     let results = scenario::run(&artifacts, &Timeline::printing(), &chosen)?;
-    if let Some(file) = &options.json {
-        write_json(file, &results)?;
+    if let Some(report) = report {
+        report.write(&results)?;
     }
     Ok(results)
 }
@@ -51,11 +52,4 @@ pub fn artifacts() -> anyhow::Result<Artifacts> {
     let artifacts = Artifacts::in_target(&paths::target(), paths::build_tools());
     artifacts.check()?;
     Ok(artifacts)
-}
-
-/// Writes a report.
-pub fn write_json(file: &Path, value: &impl serde::Serialize) -> anyhow::Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    std::fs::write(file, text).with_context(|| format!("Writing {}", file.display()))
 }

@@ -12,6 +12,7 @@ mod fuzz;
 mod image;
 mod lab;
 mod paths;
+mod report;
 mod sh;
 mod sim;
 mod template;

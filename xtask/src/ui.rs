@@ -2,7 +2,7 @@
 //! What a person sees: progress bars in a terminal, plain lines in a log.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Measures one command or step.
@@ -35,9 +35,9 @@ pub fn human(duration: Duration) -> String {
     }
 }
 
-/// Prints one line.
+/// Prints one line; nobody need read to the end.
 pub fn line(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A piece of work that is shown while it runs: a spinner in a terminal, two lines in a log.

@@ -39,9 +39,9 @@ pub const GATE: &[Scenario] = &[
         run: agent_kill,
     },
     Scenario {
-        name: "failover",
+        name: "power-loss-primary",
         about: "the VM's server loses power: the VM comes back with every acknowledged write",
-        run: failover,
+        run: power_loss_primary,
     },
     Scenario {
         name: "hq-down-boot",
@@ -119,7 +119,7 @@ fn agent_kill(site: &mut Site) -> anyhow::Result<()> {
     check_verdict(writer.finish()?)
 }
 
-fn failover(site: &mut Site) -> anyhow::Result<()> {
+fn power_loss_primary(site: &mut Site) -> anyhow::Result<()> {
     let (times, victim) = failover::kill_host(site)?;
     ensure!(times.lost_writes == 0, "{} {LOST_WORDS}", times.lost_writes);
     failover::return_of(site, victim).map(drop)
