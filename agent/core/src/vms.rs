@@ -35,7 +35,8 @@ pub(crate) struct Vm {
     run: VmRun,
     role: Role,
     starting: bool,
-    tap_down: bool,
+    /// Whether it is on the LAN; not known of a VM that an earlier run of the agent left.
+    on_lan: Option<bool>,
     /// Its QEMU is loaded, or is being, without volumes and with vCPUs stopped.
     prepared: Option<Load>,
     /// When the last order was given that still waits for its effect.
@@ -52,7 +53,7 @@ impl Vm {
             run: VmRun::Stopped,
             role: Role::Secondary,
             starting: false,
-            tap_down: false,
+            on_lan: Some(true),
             prepared: None,
             ordered_at: None,
             not_before: Millis(0),
@@ -129,7 +130,7 @@ impl Vms {
     /// Found at the start of the agent: its volumes are primary.
     pub fn found(&mut self, name: &VmName, run: VmRun) {
         let vm = self.entry(name);
-        (vm.run, vm.role) = (run, Role::Primary);
+        (vm.run, vm.role, vm.on_lan) = (run, Role::Primary, None);
     }
 
     pub fn desired(&mut self, list: Vec<DesiredVm>) {
@@ -294,12 +295,10 @@ impl Core {
             return;
         }
         let due = vm.due(now, REPEAT_MS) && vm.run == VmRun::Running;
-        let tap = !vm.tap_down;
-        vm.tap_down = true;
         if due {
             vm.ordered_at = Some(now);
         }
-        if tap {
+        if vm.on_lan.replace(false) != Some(false) {
             self.out.push(Effect::TapDown { vm: name.clone() });
         }
         if due {
@@ -307,18 +306,18 @@ impl Core {
         }
     }
 
-    /// What runs may go on; a frozen VM is taken off the LAN meanwhile.
+    /// What runs may go on; a frozen VM is taken off the LAN meanwhile. With the link back its
+    /// writes are acknowledged again, however long the volumes then take to be equal.
     fn keep_vm(&mut self, name: &VmName) {
-        let frozen = self.mode == Mode::Suspect;
+        let frozen = self.mode == Mode::Suspect && !self.was_up;
         let vm = self.vms.entry(name);
         if !vm.alive() {
             return;
         }
-        if frozen && !vm.tap_down {
-            vm.tap_down = true;
-            self.out.push(Effect::TapDown { vm: name.clone() });
-        } else if !frozen {
+        if !frozen {
             self.thaw_vm(name);
+        } else if vm.on_lan.replace(false) != Some(false) {
+            self.out.push(Effect::TapDown { vm: name.clone() });
         }
     }
 
@@ -334,8 +333,7 @@ impl Core {
             self.out.push(Effect::ResumeVm { vm: name.clone() });
         }
         let vm = self.vms.entry(name);
-        if vm.tap_down && vm.run == VmRun::Running {
-            vm.tap_down = false;
+        if vm.run == VmRun::Running && vm.on_lan.replace(true) != Some(true) {
             self.out.push(Effect::TapUp { vm: name.clone() });
         }
     }
@@ -374,7 +372,7 @@ impl Core {
             }
             Role::Primary => {
                 vm.starting = true;
-                vm.tap_down = false;
+                vm.on_lan = Some(true);
                 vm.ordered_at = Some(now);
                 let resume = self.moves.live.start(name);
                 self.out.push(Effect::StartVm { vm: name.clone(), resume });

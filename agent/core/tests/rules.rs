@@ -4,7 +4,7 @@
 mod bmc;
 mod rig;
 
-use agent_core::{DurableState, Effect, HelperCode, Input, VmRun, WitnessMark};
+use agent_core::{Disk, DurableState, Effect, HelperCode, Input, LinkSummary, VmRun, WitnessMark};
 use provisioning_protocol::ids::{Epoch, NodeSlot};
 use provisioning_protocol::peer::{Path, PeerBody, PeerState};
 use provisioning_protocol::witness::{WitnessRecord, WitnessState};
@@ -256,6 +256,32 @@ fn a_frozen_vm_leaves_the_lan_at_once_and_is_paused_after_five_seconds() {
     assert!(!rig.ordered(pauses));
     rig.wait(1_000);
     assert!(rig.ordered(pauses));
+}
+
+#[test]
+fn with_the_link_back_a_vm_serves_while_the_volumes_are_resynced() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::in_step(mine, &[VmRun::Running]);
+    rig.lose_peer();
+    rig.wait(6_000);
+    rig.give(Input::VmState { vm: vm(), state: VmRun::Paused });
+    rig.orders();
+    rig.give(Input::LinkChanged(LinkSummary { peers: Disk::Inconsistent, ..link(true) }));
+    rig.hear_for(3_000, &PeerBody { disks_up_to_date: false, ..peer() });
+    assert_eq!(rig.core.status().state, PeerState::Resync);
+    assert!(rig.ordered(|effect| matches!(effect, Effect::ResumeVm { .. })));
+    rig.give(Input::VmState { vm: vm(), state: VmRun::Running });
+    assert!(rig.ordered(|effect| matches!(effect, Effect::TapUp { .. })));
+}
+
+#[test]
+fn a_vm_that_the_agent_before_took_off_the_lan_is_put_back() {
+    let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
+    let mut rig = Rig::new(Some(mine), &[VmRun::Running]);
+    rig.give(Input::LinkChanged(link(true)));
+    rig.hear_for(4_000, &peer());
+    assert_eq!(rig.core.status().state, PeerState::Pair);
+    assert!(rig.ordered(|effect| matches!(effect, Effect::TapUp { .. })));
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod drbd;
 mod endings;
 mod faults;
 mod kernel;
+mod lan;
 mod live;
 mod local;
 mod moves;
@@ -28,7 +29,7 @@ pub use shrink::shrink;
 use agent_core::{Input, Placement, VmRun};
 use shell::LEASE_MS;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use world::{Event, World};
+use world::{Event, KERNEL_MS, World};
 
 /// Longest time from a healed site to a healthy pair: the grace of a cold start, a resync, and
 /// the rounds of agreement.
@@ -159,9 +160,10 @@ impl World {
                 self.feed(node, Input::Tick);
             }
             Event::Kernel => {
-                self.at(100, Event::Kernel);
+                self.at(KERNEL_MS, Event::Kernel);
                 self.kernel();
                 for node in 0..2 {
+                    self.check_taps(node);
                     self.watchdog(node);
                     if self.mutated(Mutation::BmcAsTie) {
                         self.bmc_as_a_tie(node);

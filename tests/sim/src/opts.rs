@@ -47,11 +47,13 @@ pub enum Mutation {
     FalseStop,
     /// A VM goes on with whatever memory has come over.
     StaleMemory,
+    /// A VM that was taken off the LAN is not put back.
+    TapStaysDown,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ThawWithoutGrant,
         Self::SkipPersist,
         Self::IgnoreFence,
@@ -67,6 +69,7 @@ impl Mutation {
         Self::BmcAsTie,
         Self::FalseStop,
         Self::StaleMemory,
+        Self::TapStaysDown,
     ];
 }
 

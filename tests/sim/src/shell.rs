@@ -3,6 +3,7 @@
 
 use crate::drbd::Conn;
 use crate::kernel::Promotion;
+use crate::lan::Tap;
 use crate::opts::{Mode, Mutation};
 use crate::world::{Event, Helper, Node, Shell, World, slot};
 use agent_core::{BootFacts, Config, Core, DesiredVm, Disk, Effect, Input, Tie, VmRun};
@@ -120,7 +121,8 @@ impl World {
             Effect::KeepVm { vm } => self.keep_vm(node, &vm),
             // Nobody orders it here.
             Effect::RestoreVolumes | Effect::GiveUpVolumes => {}
-            Effect::TapDown { .. } | Effect::TapUp { .. } => {}
+            Effect::TapDown { vm } => self.set_tap(node, self.vm_index(&vm), false),
+            Effect::TapUp { vm } => self.set_tap(node, self.vm_index(&vm), true),
         }
     }
 
@@ -232,6 +234,7 @@ impl World {
         }
         self.check_memory(node, vm, resume);
         self.nodes[node].first_io[vm] = true;
+        self.nodes[node].taps[vm] = Tap::default();
         self.set_run(node, vm, VmRun::Running);
     }
 

@@ -4,6 +4,7 @@
 
 use crate::bmc::{self, Bmc, Work};
 use crate::drbd::Vol;
+use crate::lan::Tap;
 use crate::live::{Hand, Incoming};
 use crate::local::LocalBox;
 use crate::opts::{Less, Mutation, Opts, Stats};
@@ -17,6 +18,9 @@ use provisioning_protocol::witness::{WitnessAnswer, WitnessState, WitnessSwap};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+
+/// The kernels and the checks of what lasts are looked at this often.
+pub(crate) const KERNEL_MS: u64 = 100;
 
 /// Inputs that wait for a stopped agent, at most; its sockets hold no more.
 const BACKLOG_MAX: usize = 500;
@@ -171,6 +175,7 @@ pub(crate) struct Node {
     pub vols: Vec<Vol>,
     pub runs: Vec<VmRun>,
     pub first_io: Vec<bool>,
+    pub taps: Vec<Tap>,
     pub promote_ticket: Vec<u32>,
     /// QEMUs that wait for a VM's memory, and streams of it to the peer.
     pub incoming: Vec<Option<Incoming>>,
@@ -263,6 +268,7 @@ impl Node {
             vols: Vec::new(),
             runs: vec![VmRun::Stopped; vms],
             first_io: vec![false; vms],
+            taps: vec![Tap::default(); vms],
             promote_ticket: vec![0; vms],
             incoming: vec![None; vms],
             hands: vec![None; vms],

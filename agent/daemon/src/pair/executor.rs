@@ -35,6 +35,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A VM that goes on on the other server stands still meanwhile: what can wait waits for so long.
 const TIDY_AFTER: Duration = Duration::from_secs(2);
+/// A tap that cannot be switched is tried so often, with this pause.
+const TAP_TRIES: u32 = 5;
+const TAP_PAUSE: Duration = Duration::from_millis(500);
 const PERSIST_RETRY: Duration = Duration::from_millis(500);
 
 /// The witnesses, real or not.
@@ -426,9 +429,12 @@ async fn stop(parts: Arc<Parts>, vm: VmName) {
     }
 }
 
+/// The core gives this order once.
 async fn tap(parts: Arc<Parts>, vm: VmName, up: bool) {
-    if let Err(err) = parts.vms.set_link(&vm, up).await {
+    for _ in 0..TAP_TRIES {
+        let Err(err) = parts.vms.set_link(&vm, up).await else { return };
         tracing::warn!(%vm, up, error = error_chain(&err), "VM link not changed");
+        tokio::time::sleep(TAP_PAUSE).await;
     }
 }
 
