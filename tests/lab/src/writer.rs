@@ -148,6 +148,16 @@ impl Writer {
         times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
     }
 
+    /// The longest time without an acknowledgement between two moments: all of it if there was none.
+    #[must_use]
+    pub fn longest_wait_s(&self, from_s: f64, to_s: f64) -> f64 {
+        let ledger = lock(&self.ledger);
+        let inside = |at_s: &f64| (from_s..to_s).contains(at_s);
+        let acked = ledger.acks.iter().map(|ack| ack.at_s).filter(inside);
+        let times: Vec<f64> = std::iter::once(from_s).chain(acked).chain([to_s]).collect();
+        times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+    }
+
     /// Stops writing and compares the page, and the blocks of its VM's disks, with all that was ever promised.
     pub fn finish(mut self) -> anyhow::Result<Verdict> {
         self.stop();

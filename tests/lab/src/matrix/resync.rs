@@ -78,18 +78,18 @@ pub fn copy_all(site: &mut Site, to: &str, busy: &[Writer]) -> anyhow::Result<Co
         Ok(kernel(site, to)?.contains("cs:SyncTarget").then_some(()))
     })?;
     wait_every("every block to be copied", RESYNC_LIMIT, WINDOW, || {
-        let text = kernel(site, to)?;
-        let left = text.contains("cs:Sync") || text.contains("ds:Inconsistent");
-        Ok((!left).then_some(()))
+        Ok(all_equal(&kernel(site, to)?).then_some(()))
     })?;
-    let seconds = timeline.now_s() - start_s;
+    let end_s = timeline.now_s();
+    let seconds = end_s - start_s;
     let writes = rate(acked() - first, seconds);
-    let longest_s = busy.iter().map(|writer| writer.longest_gap_s(start_s)).fold(0.0, f64::max);
+    let longest_s =
+        busy.iter().map(|writer| writer.longest_wait_s(start_s, end_s)).fold(0.0, f64::max);
     let used = used_s(site, from)?;
     let [all, vms] = [0, 1].map(|at| used[at] - used_before[at]);
     let text = format!(
         "copied in {seconds:.0} s, {:.0} MiB/s; customers' writes a second {calm:.1} before, {writes:.1} \
-         meanwhile, longest pause between two {longest_s:.1} s; of {all:.0} s of server {from}'s processor its VMs had \
+         meanwhile, longest wait for one {longest_s:.1} s; of {all:.0} s of server {from}'s processor its VMs had \
          {vms:.0}",
         f64::from(mib) / seconds
     );
@@ -108,6 +108,13 @@ fn used_s(site: &mut Site, name: &str) -> anyhow::Result<[f64; 2]> {
     Ok([all, used[1..].iter().sum()])
 }
 
+/// Whether each volume is connected and whole on both servers; one that waits for its turn is not.
+fn all_equal(kernel: &str) -> bool {
+    let mut volumes = kernel.lines().filter(|line| line.contains(" cs:")).peekable();
+    let equal = |line: &str| line.contains("cs:Connected") && line.contains("ds:UpToDate/UpToDate");
+    volumes.peek().is_some() && volumes.all(equal)
+}
+
 /// What the kernel says of a server's volumes.
 fn kernel(site: &mut Site, name: &str) -> anyhow::Result<String> {
     site.server(name).exec("cat /proc/drbd")?.ok()
@@ -116,4 +123,18 @@ fn kernel(site: &mut Site, name: &str) -> anyhow::Result<String> {
 fn rate(writes: usize, seconds: f64) -> f64 {
     let writes = u32::try_from(writes).unwrap_or(u32::MAX);
     f64::from(writes) / seconds.max(0.001)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all_equal;
+
+    #[test]
+    fn a_volume_that_waits_for_its_turn_is_not_equal_yet() {
+        let done = " 0: cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate C r-----\n";
+        let next = " 1: cs:WFSyncUUID ro:Secondary/Primary ds:Outdated/UpToDate C r-p---\n";
+        assert!(all_equal(done));
+        assert!(!all_equal(&format!("{done}{next}")));
+        assert!(!all_equal("version: 8.4.11\n"));
+    }
 }
