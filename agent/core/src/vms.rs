@@ -310,12 +310,16 @@ impl Core {
     /// writes are acknowledged again, however long the volumes then take to be equal.
     fn keep_vm(&mut self, name: &VmName) {
         let frozen = self.mode == Mode::Suspect && !self.was_up;
+        let mine = self.is_mine(name);
         let vm = self.vms.entry(name);
         if !vm.alive() {
             return;
         }
         if !frozen {
-            self.thaw_vm(name);
+            // What has been handed over stands still here, and must not go on.
+            if mine {
+                self.thaw_vm(name);
+            }
         } else if vm.on_lan.replace(false) != Some(false) {
             self.out.push(Effect::TapDown { vm: name.clone() });
         }

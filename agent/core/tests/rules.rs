@@ -275,6 +275,15 @@ fn with_the_link_back_a_vm_serves_while_the_volumes_are_resynced() {
 }
 
 #[test]
+fn with_the_link_back_a_vm_that_was_handed_over_stands_still() {
+    let mut rig = Rig::new(Some(paired()), &[VmRun::Paused]);
+    rig.give(Input::LinkChanged(LinkSummary { peers: Disk::Inconsistent, ..link(true) }));
+    rig.hear_for(5_000, &PeerBody { disks_up_to_date: false, ..peer() });
+    assert_eq!(rig.core.status().state, PeerState::Resync);
+    assert!(!rig.ordered(|effect| matches!(effect, Effect::ResumeVm { .. })));
+}
+
+#[test]
 fn a_vm_that_the_agent_before_took_off_the_lan_is_put_back() {
     let mine = DurableState { owners: [(vm(), ME)].into(), ..paired() };
     let mut rig = Rig::new(Some(mine), &[VmRun::Running]);
